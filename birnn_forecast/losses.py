@@ -1,0 +1,143 @@
+"""Any criterion or Darts likelihood, averaged over observed targets; and what a likelihood's parameters measure."""
+
+import torch
+import torchmetrics
+from darts.utils.likelihood_models.base import LikelihoodType
+from darts.utils.likelihood_models.torch import TorchLikelihood
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from birnn_forecast.masks import fill, observed_mask
+from birnn_forecast.nn.normalization import MaskedInstanceNorm, WindowStatistics
+
+# What each raw parameter (before the likelihood's own link function) becomes when the series changes its unit:
+# "location" moves and scales with it, "scale" only scales, "rate" scales inversely, "log" is a location of the
+# logarithm, "free" is unaffected. Links are softplus wherever the parameter must be positive.
+PARAMETER_ROLES: dict[LikelihoodType, tuple[str, ...]] = {
+    LikelihoodType.Gaussian: ("location", "scale"),
+    LikelihoodType.Laplace: ("location", "scale"),
+    LikelihoodType.Cauchy: ("location", "scale"),
+    LikelihoodType.Gumbel: ("location", "scale"),
+    LikelihoodType.Poisson: ("location",),
+    LikelihoodType.NegativeBinomial: ("location", "free"),
+    LikelihoodType.HalfNormal: ("location",),
+    LikelihoodType.Weibull: ("location", "free"),
+    LikelihoodType.Exponential: ("rate",),
+    LikelihoodType.Gamma: ("free", "rate"),
+    LikelihoodType.LogNormal: ("log", "free"),
+    LikelihoodType.Bernoulli: ("free",),
+    LikelihoodType.Beta: ("free", "free"),
+    LikelihoodType.ContinuousBernoulli: ("free",),
+    LikelihoodType.Dirichlet: ("free",),
+    LikelihoodType.Geometric: ("free",),
+}
+
+
+def parameter_roles(likelihood: TorchLikelihood | None) -> tuple[str, ...]:
+    """Return the role of each raw parameter; a deterministic forecast, a quantile, or an unknown one is a location."""
+    if likelihood is None:
+        return ("location",)
+    return PARAMETER_ROLES.get(likelihood.type, ("location",) * likelihood.num_parameters)
+
+
+def denormalise(raw: Tensor, statistics: WindowStatistics, norm: MaskedInstanceNorm, roles: tuple[str, ...]) -> Tensor:
+    """Bring raw parameters ``(batch, time, components, parameters)`` from a normalised window to the series' unit."""
+    mean, scale = statistics
+    # a positive level for parameters that only make sense on positive series
+    level = torch.where(mean > 0, mean, scale)
+    out = []
+    for role, y in zip(roles, raw.unbind(-1), strict=True):
+        if role == "location":
+            y = norm.undo_affine(y) * scale + mean
+        elif role == "scale":
+            unit = scale / norm.safe_weight.abs() if norm.affine else scale
+            y = inverse_softplus(softplus(y) * unit)
+        elif role == "rate":
+            y = inverse_softplus(softplus(y) / level)
+        elif role == "log":
+            y = y + level.log()
+        out.append(y)
+    return torch.stack(out, dim=-1)
+
+
+def inverse_softplus(y: Tensor) -> Tensor:
+    """Return x with ``softplus(x) = y`` for ``y > 0``, without overflow."""
+    y = y.clamp(min=torch.finfo(y.dtype).tiny)
+    return torch.where(y > 20, y, torch.log(torch.expm1(y.clamp(max=20))))
+
+
+def masked_loss(
+    prediction: Tensor,
+    target: Tensor,
+    criterion: torch.nn.Module,
+    likelihood: TorchLikelihood | None,
+    sample_weight: Tensor | None,
+) -> Tensor:
+    """Return the loss over observed targets: what Darts computes had the missing ones not been there.
+
+    Parameters
+    ----------
+    prediction
+        Raw parameters, ``(batch, time, components, parameters)``.
+    target
+        ``(batch, time, components)``, NaN where missing.
+    criterion
+        Loss of the deterministic forecast; elementwise up to its reduction. With `sample_weight`, its reduction must
+        be "none" (Darts sees to that).
+    likelihood
+        Takes the criterion's place unless None.
+    sample_weight
+        ``(batch, time, 1 or components)``, or None.
+    """
+    observed = observed_mask(target)
+    if likelihood is not None and likelihood.type is LikelihoodType.Dirichlet:  # one density for all components
+        observed = observed.all(dim=-1, keepdim=True).expand_as(target)
+    count = observed.sum()
+    if count == 0:
+        return prediction.sum() * 0.0
+    if likelihood is None:
+        loss = criterion(prediction.squeeze(-1)[observed], target[observed])
+        if sample_weight is not None:
+            loss = (loss * sample_weight.expand_as(target)[observed]).mean()
+        return loss
+    weight = observed.to(target.dtype) * (observed.numel() / count)
+    if sample_weight is not None:
+        weight = weight * sample_weight
+    target = fill(target, observed, _inside_support(target, observed))
+    if likelihood.type is LikelihoodType.Dirichlet:
+        weight = weight.mean(dim=-1)
+    return likelihood.compute_loss(prediction, target, weight)
+
+
+def _inside_support(target: Tensor, observed: Tensor) -> Tensor:
+    """Return ``(1, 1, components)``: an observed value of the same component, of any component if it has none."""
+    flat, seen = target.flatten(0, 1), observed.flatten(0, 1)
+    value = torch.gather(flat, 0, seen.float().argmax(dim=0, keepdim=True)).squeeze(0)
+    return torch.where(seen.any(dim=0), value, target[observed][0])[None, None]
+
+
+# metrics that are a function of sums over single values, so that any subset of values will do
+ELEMENTWISE_METRICS = (
+    torchmetrics.MeanAbsoluteError,
+    torchmetrics.MeanSquaredError,
+    torchmetrics.MeanAbsolutePercentageError,
+    torchmetrics.SymmetricMeanAbsolutePercentageError,
+    torchmetrics.WeightedMeanAbsolutePercentageError,
+    torchmetrics.MeanSquaredLogError,
+    torchmetrics.LogCoshError,
+)
+
+
+def update_metrics(metrics: torchmetrics.MetricCollection, prediction: Tensor, target: Tensor) -> None:
+    """Update each metric with what is observed of ``(values, components)``.
+
+    Metrics over single values take every observed value, the others the steps at which all components were observed.
+    """
+    observed = observed_mask(target)
+    complete = observed.all(dim=-1)
+    for metric in metrics.values():
+        by_value = isinstance(metric, ELEMENTWISE_METRICS) and getattr(metric, "num_outputs", 1) == 1
+        if by_value and observed.any():
+            metric.update(prediction[observed], target[observed])
+        elif not by_value and complete.any():
+            metric.update(prediction[complete], target[complete])

@@ -1,0 +1,7 @@
+"""The Darts models."""
+
+from birnn_forecast.models.birnn import BiGRUModel, BiLSTMModel, BiRNNModel
+from birnn_forecast.models.cnn_bilstm import CNNBiLSTMModel
+from birnn_forecast.models.urnn import URNNModel
+
+__all__ = ["BiGRUModel", "BiLSTMModel", "BiRNNModel", "CNNBiLSTMModel", "URNNModel"]

@@ -1,0 +1,219 @@
+"""What every model of the family shares on Darts' side."""
+
+from typing import Any, ClassVar
+
+from darts.models.forecasting.torch_forecasting_model import MixedCovariatesTorchModel
+from darts.utils.data.torch_datasets.utils import TorchTrainingSample, _parse_input_chunk_length
+from darts.utils.serialization import add_safe_globals, safe_globals
+from torch import nn
+
+from birnn_forecast.models._checks import check_choice, check_integer, check_series
+from birnn_forecast.models._docs import full_docstring, full_signature
+from birnn_forecast.models._module import GapAwareModule
+from birnn_forecast.nn.decoders import SKIPS
+from birnn_forecast.nn.merge import MERGES
+from birnn_forecast.nn.normalization import NORMALIZATIONS
+from birnn_forecast.nn.pooling import POOLINGS
+from birnn_forecast.nn.recurrent import CELLS
+
+CHOICES: dict[str, list[str | None]] = {
+    "model": [*CELLS],
+    "merge": [*MERGES],
+    "pooling": [*POOLINGS],
+    "normalization": [*NORMALIZATIONS, None],
+    "skip": [*SKIPS, None],
+}
+COUNTS = ("hidden_dim", "n_rnn_layers", "decoder_dim", "n_filters", "kernel_size", "n_conv_layers")
+
+
+class GapAwareModel(MixedCovariatesTorchModel):
+    """Base of the family: a Darts torch model that takes series with gaps as they are.
+
+    A subclass lists its parameters in ``__init__``, which does nothing but ``super().__init__()``: Darts' metaclass has
+    recorded them in ``self.model_params``. It names an encoder and, in :meth:`_encoder_params`, that encoder's
+    parameters. Its documentation and signature are completed, and it is allow-listed for Darts' safe loading, when the
+    class is made.
+
+    Parameters
+    ----------
+    input_chunk_length
+        Number of time steps in the past to take as a model input (per chunk), or a tuple ``(min, max)`` of them: then
+        series shorter than `max` are taken as well, their missing beginning treated as a gap. Applies to the target
+        series, and past and future covariates.
+    model
+        The recurrent cell: "RNN", "GRU" or "LSTM".
+    hidden_dim
+        Number of units of each recurrent layer, per direction.
+    n_rnn_layers
+        Number of recurrent layers.
+    hidden_fc_sizes
+        Sizes of the decoder's hidden layers, if any, between a horizon step's code and its output.
+    dropout
+        Share of units dropped between the layers of encoder and decoder; ``predict(mc_dropout=True)`` keeps it on.
+        Default: 0.
+    activation
+        Name of the ``torch.nn`` activation in the decoder. Default: "ReLU".
+    bidirectional
+        Whether to read the input chunk from its end as well. Default: ``True``.
+    merge
+        How the states of the two directions become one: "concat", "sum", "mean", "mul", or "gate", a learnt gate that
+        decides, per unit and step, how much each direction takes from the other. Default: "concat".
+    pooling
+        How the states become a code of the input chunk: "last" (last forward and first backward state), "mean", or
+        "attention" (additive, Bahdanau et al. 2015). Default: "last".
+    normalization
+        Normalisation between recurrent layers: "batch", "layer" or ``None``. Default: ``None``.
+    skip
+        A simple forecast beside the network, which starts at zero and learns to correct it: "last" (last observed
+        value), "linear" (a linear map of the input chunk, its gaps interpolated), "seasonal" (a learnt weighted mean
+        of the observed values of the same phase in past seasons), or ``None``.
+    season_length
+        Number of time steps of a season, for ``skip="seasonal"``.
+    decoder_dim
+        Size of the code of each horizon step in the decoder.
+    use_static_covariates
+        Whether to use the static covariates of the target series, where they have any. Default: ``True``.
+    use_reversible_instance_norm
+        Whether to normalise each input chunk by the mean and standard deviation of its observed values, and the
+        forecast back [1]_. If a dictionary, its parameters: ``{"affine": bool, "eps": float}``. Parameters of a
+        likelihood are brought back each by its meaning (a scale is scaled, not shifted). Default: ``True``, unlike in
+        Darts, so that unscaled series are forecast sensibly.
+    """
+
+    encoder: ClassVar[str]
+    """Name of the encoder in ``birnn_forecast.nn.networks.ENCODERS``."""
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = full_signature(cls.__init__)
+        if cls.__doc__:
+            cls.__doc__ = full_docstring(cls.__doc__, cls.__signature__, GapAwareModel.__doc__)
+        add_safe_globals([cls])
+
+    def __init__(self):
+        params = self.model_params
+        self._check_params(params)
+        self._min_input_chunk_length, longest = _parse_input_chunk_length(params["input_chunk_length"])
+        params = {**params, "input_chunk_length": longest}
+        super().__init__(**self._extract_torch_model_params(**params))
+        self.pl_module_params = self._extract_pl_module_params(**params)
+        self._considers_static_covariates = params["use_static_covariates"]
+
+    @staticmethod
+    def _check_params(params: dict[str, Any]) -> None:
+        for name, choices in CHOICES.items():
+            if name in params:
+                check_choice(name, params[name], choices)
+        for name in ("output_chunk_length", *COUNTS):
+            if name in params:
+                check_integer(name, params[name])
+        check_integer("output_chunk_shift", params["output_chunk_shift"], minimum=0)
+        for size in params["hidden_fc_sizes"] or ():
+            check_integer("hidden_fc_sizes", size)
+        if not 0 <= params["dropout"] < 1:
+            raise ValueError(f"`dropout` must be a share of at least 0 and below 1, got {params['dropout']!r}.")
+        activation = getattr(nn, params["activation"], None) if isinstance(params["activation"], str) else None
+        if not (isinstance(activation, type) and issubclass(activation, nn.Module)):
+            raise ValueError(
+                f"`activation` must be the name of an activation in torch.nn such as 'ReLU', "
+                f"got {params['activation']!r}."
+            )
+        if params["skip"] == "seasonal" and params["season_length"] is None:
+            raise ValueError("`season_length` must be given (in time steps) with `skip='seasonal'`, got None.")
+        if params["season_length"] is not None:
+            check_integer("season_length", params["season_length"])
+            longest = _parse_input_chunk_length(params["input_chunk_length"])[1]
+            if params["skip"] == "seasonal" and params["season_length"] > longest:
+                raise ValueError(
+                    f"`season_length` must be at most `input_chunk_length` ({longest}), got "
+                    f"{params['season_length']}: lengthen the input chunk or choose another `skip`."
+                )
+
+    def _encoder_params(self) -> dict[str, Any]:
+        """Return the encoder's parameters, all but its input size."""
+        raise NotImplementedError
+
+    def _recurrent_params(self) -> dict[str, Any]:
+        params = self.model_params
+        return {
+            "hidden_size": params["hidden_dim"],
+            "num_layers": params["n_rnn_layers"],
+            "normalization": params["normalization"],
+            "dropout": params["dropout"],
+        }
+
+    def _create_model(self, train_sample: TorchTrainingSample) -> GapAwareModule:
+        params = self.model_params
+        network_params = {
+            "encoder": self.encoder,
+            "encoder_params": self._encoder_params(),
+            "pooling": params["pooling"],
+            "skip": params["skip"],
+            "season_length": params["season_length"],
+            "decoder_params": {
+                "step_size": params["decoder_dim"],
+                "reader_size": params["decoder_dim"],
+                "hidden_sizes": tuple(params["hidden_fc_sizes"] or ()),
+                "activation": params["activation"],
+                "dropout": params["dropout"],
+            },
+        }
+        return GapAwareModule(network_params=network_params, **self.pl_module_params)
+
+    @property
+    def supports_static_covariates(self) -> bool:
+        return True
+
+    @property
+    def min_input_chunk_length(self) -> int:
+        return self._min_input_chunk_length
+
+    # Every workflow of Darts cuts its windows through these two hooks
+
+    def _build_train_dataset(self, series, past_covariates, future_covariates, sample_weight, *args, **kwargs):
+        check_series("series", series, needs_value=True)
+        check_series("past_covariates", past_covariates)
+        check_series("future_covariates", future_covariates)
+        return super()._build_train_dataset(series, past_covariates, future_covariates, sample_weight, *args, **kwargs)
+
+    def _build_inference_dataset(self, n, series, past_covariates, future_covariates, *args, **kwargs):
+        check_series("series", series)
+        check_series("past_covariates", past_covariates)
+        check_series("future_covariates", future_covariates)
+        return super()._build_inference_dataset(n, series, past_covariates, future_covariates, *args, **kwargs)
+
+    # Safe loading must also work after a user's `clear_safe_globals()`
+
+    @staticmethod
+    def load(path, pl_trainer_kwargs=None, trusted=False, **kwargs):
+        with safe_globals(_family()):
+            return MixedCovariatesTorchModel.load(path, pl_trainer_kwargs, trusted, **kwargs)
+
+    @staticmethod
+    def load_from_checkpoint(model_name, work_dir=None, file_name=None, best=True, trusted=False, **kwargs):
+        with safe_globals(_family()):
+            return MixedCovariatesTorchModel.load_from_checkpoint(
+                model_name, work_dir, file_name, best, trusted, **kwargs
+            )
+
+    def load_weights(self, *args, **kwargs):
+        with safe_globals(_family()):
+            return super().load_weights(*args, **kwargs)
+
+    def load_weights_from_checkpoint(self, *args, **kwargs):
+        with safe_globals(_family()):
+            return super().load_weights_from_checkpoint(*args, **kwargs)
+
+
+def _family() -> list[type]:
+    """Return all the classes that a saved model of the family may hold."""
+    classes: list[type] = [GapAwareModule]
+    rest: list[type] = [GapAwareModel]
+    while rest:
+        found: list[type] = rest.pop().__subclasses__()
+        classes += found
+        rest += found
+    return classes
+
+
+add_safe_globals([GapAwareModule])

@@ -1,0 +1,158 @@
+"""From an encoded window to its horizon: all steps in parallel, beside a simple path that the network corrects."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from birnn_forecast.nn.recurrent import BidirectionalEncoder
+
+
+class HorizonDecoder(nn.Module):
+    """Decode every step of the horizon at once; no step waits for another, so errors do not add up.
+
+    Each step gets a code of its own from the window's code (a dense layer), next to what a small bidirectional GRU
+    read from the known future covariates, and a network shared by the steps turns both into the raw parameters.
+
+    Parameters
+    ----------
+    code_size
+        Size of the window's code.
+    horizon
+        Number of steps to decode.
+    output_size
+        Raw parameters per step.
+    future_size
+        Features of the known future covariates per step, 0 for none.
+    step_size
+        Size of a step's code.
+    reader_size
+        Units, per direction, of the reader of the future covariates.
+    hidden_sizes
+        Hidden layers of the shared network.
+    activation
+        Name of a ``torch.nn`` activation.
+    dropout
+        Share of units dropped after each hidden layer.
+    start_at_zero
+        Whether the output starts as exactly 0 for every input (for use beside a skip path).
+    """
+
+    def __init__(
+        self,
+        code_size: int,
+        horizon: int,
+        output_size: int,
+        future_size: int = 0,
+        step_size: int = 16,
+        reader_size: int = 16,
+        hidden_sizes: Sequence[int] = (),
+        activation: str = "ReLU",
+        dropout: float = 0.0,
+        start_at_zero: bool = False,
+    ):
+        super().__init__()
+        self.horizon = horizon
+        self.steps = nn.Linear(code_size, horizon * step_size)
+        self.reader = BidirectionalEncoder(future_size, reader_size) if future_size else None
+        size = step_size + (2 * reader_size if self.reader else 0)
+        layers: list[nn.Module] = [nn.Dropout(dropout)] if dropout else []
+        for hidden in hidden_sizes:
+            layers += [nn.Linear(size, hidden), getattr(nn, activation)()]
+            layers += [nn.Dropout(dropout)] if dropout else []
+            size = hidden
+        self.output = nn.Linear(size, output_size)
+        self.layers = nn.Sequential(*layers)
+        self.activation = getattr(nn, activation)()
+        if start_at_zero:
+            nn.init.zeros_(self.output.weight)
+            nn.init.zeros_(self.output.bias)
+
+    def forward(
+        self, code: Float[Tensor, "batch code"], future: Float[Tensor, "batch horizon features"] | None = None
+    ) -> Float[Tensor, "batch horizon output"]:
+        """Return the raw parameters of each step."""
+        steps = self.activation(self.steps(code)).unflatten(1, (self.horizon, -1))
+        if self.reader is not None:
+            start = torch.zeros(len(code), dtype=torch.long, device=code.device)
+            steps = torch.cat([steps, self.reader(future, start)[0]], dim=-1)
+        return self.output(self.layers(steps))
+
+
+class LastSkip(nn.Module):
+    """The last observed value, repeated (a random walk's forecast)."""
+
+    def __init__(self, length: int, horizon: int, shift: int = 0, season_length: int | None = None):
+        super().__init__()
+        self.horizon = horizon
+
+    def forward(
+        self, x: Float[Tensor, "batch time components"], observed: Bool[Tensor, "batch time components"]
+    ) -> Float[Tensor, "batch horizon components"]:
+        return x[:, -1:].expand(-1, self.horizon, -1)
+
+
+class LinearSkip(nn.Module):
+    """The last value plus a linear map of the window around it, one map for all components; starts as `LastSkip`.
+
+    References
+    ----------
+    A. Zeng et al., "Are Transformers Effective for Time Series Forecasting?", AAAI 2023 (NLinear),
+    https://arxiv.org/abs/2205.13504
+    """
+
+    def __init__(self, length: int, horizon: int, shift: int = 0, season_length: int | None = None):
+        super().__init__()
+        self.map = nn.Linear(length, horizon)
+        nn.init.zeros_(self.map.weight)
+        nn.init.zeros_(self.map.bias)
+
+    def forward(
+        self, x: Float[Tensor, "batch time components"], observed: Bool[Tensor, "batch time components"]
+    ) -> Float[Tensor, "batch horizon components"]:
+        last = x[:, -1:]
+        return last + self.map((x - last).transpose(1, 2)).transpose(1, 2)
+
+
+class SeasonalSkip(nn.Module):
+    """A weighted mean of the observed values one, two, ... seasons before each step of the horizon.
+
+    The weights are learnt, the same for all steps and components; they start at ``exp(-2 k)`` for the k-th season back
+    (nearly the seasonal naive forecast), and a missing value hands its weight to the others. Where no value of a
+    step's phase was observed, the interpolated ones serve.
+
+    Parameters
+    ----------
+    length, horizon, shift
+        Steps of the window, of the horizon, and between them.
+    season_length
+        Steps of a season; at most `length`.
+    """
+
+    index: Tensor
+    inside: Tensor
+
+    def __init__(self, length: int, horizon: int, shift: int, season_length: int):
+        super().__init__()
+        seasons = math.ceil(length / season_length)
+        ahead = length + shift + torch.arange(horizon)
+        back = torch.div(ahead - length, season_length, rounding_mode="floor") + 1
+        index = ahead[:, None] - season_length * (back[:, None] + torch.arange(seasons))
+        self.register_buffer("index", index.clamp(min=0), persistent=False)
+        self.register_buffer("inside", index >= 0, persistent=False)
+        self.log_weight = nn.Parameter(-2.0 * torch.arange(seasons))
+
+    def forward(
+        self, x: Float[Tensor, "batch time components"], observed: Bool[Tensor, "batch time components"]
+    ) -> Float[Tensor, "batch horizon components"]:
+        values = x[:, self.index]
+        inside = self.inside[None, :, :, None]
+        seen = observed[:, self.index] & inside
+        usable = torch.where(seen.any(dim=2, keepdim=True), seen, inside)
+        weight = self.log_weight[None, None, :, None].masked_fill(~usable, float("-inf")).softmax(dim=2)
+        return (weight * values).sum(dim=2)
+
+
+SKIPS: dict[str, Callable[..., nn.Module]] = {"last": LastSkip, "linear": LinearSkip, "seasonal": SeasonalSkip}

@@ -1,0 +1,128 @@
+"""Normalisation: of the window's target (reversible, over observed values) and between recurrent layers."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.functional import batch_norm
+
+from birnn_forecast.masks import fill, masked_mean, masked_var
+
+
+class WindowStatistics(NamedTuple):
+    """Level and scale of each window, ``(batch, 1, components)``, in the unit of the series."""
+
+    mean: Tensor
+    scale: Tensor
+
+
+class MaskedInstanceNorm(nn.Module):
+    """Reversible instance normalisation over the observed values of a window (Kim et al. 2022, RevIN).
+
+    A window without any observation takes the level of the training data; one whose observed values are all equal
+    (or a single one) takes the scale of the training data, since its own would be zero. Both are running averages
+    over the training windows, kept as buffers.
+
+    Parameters
+    ----------
+    input_dim
+        Number of target components.
+    eps
+        Added to the variance, in the squared unit of the series. The default 0 keeps forecasts equivariant to the
+        series' unit at any scale (Darts' ``RINorm`` adds 1e-5).
+    affine
+        Whether to learn a weight and a bias per component after normalising.
+
+    References
+    ----------
+    T. Kim et al., "Reversible Instance Normalization for Accurate Time-Series Forecasting against Distribution Shift",
+    ICLR 2022, https://openreview.net/forum?id=cGDAkQo1C0p
+    """
+
+    typical_mean: Tensor
+    typical_var: Tensor
+    windows_tracked: Tensor
+
+    def __init__(self, input_dim: int, eps: float = 0.0, affine: bool = True):
+        super().__init__()
+        self.eps = eps
+        self.affine = affine
+        if affine:
+            self.affine_weight = nn.Parameter(torch.ones(input_dim))
+            self.affine_bias = nn.Parameter(torch.zeros(input_dim))
+        self.register_buffer("typical_mean", torch.zeros(1, 1, input_dim))
+        self.register_buffer("typical_var", torch.ones(1, 1, input_dim))
+        self.register_buffer("windows_tracked", torch.zeros(1, 1, input_dim, dtype=torch.long))
+
+    def forward(
+        self, x: Float[Tensor, "batch time components"], observed: Bool[Tensor, "batch time components"]
+    ) -> tuple[Float[Tensor, "batch time components"], WindowStatistics]:
+        """Return the normalised window (0 where missing) and the statistics that undo it."""
+        if self.training:
+            self._track(x, observed)
+        any_observed = observed.any(dim=1, keepdim=True)
+        mean = torch.where(any_observed, masked_mean(x, observed), self.typical_mean)
+        var = masked_var(x, observed, mean)
+        # all values equal, up to the rounding of their mean
+        rounding = (8 * torch.finfo(x.dtype).eps * mean).square()
+        var = torch.where(var > rounding, var, torch.maximum(self.typical_var, rounding)) + self.eps
+        scale = torch.where(var > 0, var, 1.0).sqrt()
+        mean, scale = mean.detach(), scale.detach()
+        y = (fill(x, observed, 0.0) - mean) / scale
+        if self.affine:
+            y = y * self.affine_weight + self.affine_bias
+        return fill(y, observed, 0.0), WindowStatistics(mean, scale)
+
+    def undo_affine(self, y: Float[Tensor, "batch time components"]) -> Float[Tensor, "batch time components"]:
+        """Take the learnt weight and bias out of a normalised location."""
+        if not self.affine:
+            return y
+        return (y - self.affine_bias) / self.safe_weight
+
+    @property
+    def safe_weight(self) -> Tensor:
+        """The learnt weight, kept away from 0 with its sign."""
+        tiny = torch.where(self.affine_weight < 0, -1e-3, 1e-3).to(self.affine_weight.dtype)
+        return torch.where(self.affine_weight.abs() < 1e-3, tiny, self.affine_weight)
+
+    @torch.no_grad()
+    def _track(self, x: Tensor, observed: Tensor) -> None:
+        rows = observed.any(dim=1, keepdim=True).sum(dim=0, keepdim=True)
+        tracked = self.windows_tracked + rows
+        share = torch.where(rows > 0, rows / tracked.clamp(min=1), 0.0).to(x.dtype)
+        flat, seen = x.reshape(1, -1, x.shape[-1]), observed.reshape(1, -1, x.shape[-1])
+        new_mean = self.typical_mean + share * (masked_mean(flat, seen) - self.typical_mean)
+        new_var = self.typical_var + share * (masked_var(flat, seen, new_mean) - self.typical_var)
+        self.typical_mean.copy_(new_mean)
+        self.typical_var.copy_(new_var)
+        self.windows_tracked.copy_(tracked)
+
+
+class MaskedBatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of the features of all valid steps (Ioffe & Szegedy 2015); padding has no say."""
+
+    def forward(
+        self, x: Float[Tensor, "batch time features"], valid: Bool[Tensor, "batch time"]
+    ) -> Float[Tensor, "batch time features"]:
+        if self.training and int(valid.sum()) > 1:
+            y = torch.zeros_like(x)
+            y[valid] = super().forward(x[valid])
+            return y
+        # a lone step has no batch statistics of its own
+        y = batch_norm(
+            x.flatten(0, 1), self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+        )
+        return y.unflatten(0, x.shape[:2]) * valid[:, :, None]
+
+
+class MaskedLayerNorm(nn.LayerNorm):
+    """Layer normalisation of the features of each step (Ba et al. 2016)."""
+
+    def forward(
+        self, x: Float[Tensor, "batch time features"], valid: Bool[Tensor, "batch time"]
+    ) -> Float[Tensor, "batch time features"]:
+        return super().forward(x) * valid[:, :, None]
+
+
+NORMALIZATIONS: dict[str, type[nn.Module]] = {"batch": MaskedBatchNorm, "layer": MaskedLayerNorm}
