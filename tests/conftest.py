@@ -11,6 +11,7 @@ with install_import_hook(["birnn_forecast.nn", "birnn_forecast.masks"], "beartyp
     import birnn_forecast
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from darts import TimeSeries
@@ -67,12 +68,5 @@ def make_series(length=120, components=1, seed=0, missing=0.0, dtype=np.float32)
     t = np.arange(length)[:, None]
     values = 100 + 10 * np.sin(2 * np.pi * (t + np.arange(components)) / 12) + rng.normal(size=(length, components))
     values[rng.random(values.shape) < missing] = np.nan
-    return TimeSeries.from_values(values.astype(dtype)).with_times_and_values(
-        times=_months(length), values=values.astype(dtype)
-    )
-
-
-def _months(length):
-    import pandas as pd
-
-    return pd.date_range("2000-01-01", periods=length, freq="MS")
+    times = pd.date_range("2000-01-01", periods=length, freq="MS")
+    return TimeSeries.from_times_and_values(times, values.astype(dtype))

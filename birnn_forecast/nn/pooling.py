@@ -81,7 +81,3 @@ POOLINGS: dict[str, Callable[[int, int], Any]] = {
     "mean": MeanPooling,
     "attention": AttentionPooling,
 }
-    "last": LastPooling,
-    "mean": MeanPooling,
-    "attention": AttentionPooling,
-}
