@@ -56,7 +56,7 @@ def model_class(request):
     return request.param
 
 
-@pytest.fixture()
+@pytest.fixture
 def series() -> TimeSeries:
     """A season of 12 around 100 with noise, 120 monthly float32 values, no gap."""
     return make_series()

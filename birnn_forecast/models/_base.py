@@ -59,7 +59,8 @@ class GapAwareModel(MixedCovariatesTorchModel):
         How the states of the two directions become one: "concat", "sum", "mean", "mul", or "gate", a learnt gate that
         decides, per unit and step, how much each direction takes from the other. Default: "concat".
     pooling
-        How the states become a code of the input chunk: "last" (last forward and first backward state), "mean", or
+        How the states become a code of the input chunk: "last" (last forward merged with first backward
+        state), "mean", or
         "attention" (additive, Bahdanau et al. 2015). Default: "last".
     normalization
         Normalisation between recurrent layers: "batch", "layer" or ``None``. Default: ``None``.

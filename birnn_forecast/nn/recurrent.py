@@ -115,28 +115,24 @@ class BidirectionalEncoder(nn.Module):
             if layer < num_layers - 1:
                 self.norms.append(NORMALIZATIONS[normalization](merged_size) if normalization else Unchanged())
                 self.dropouts.append(nn.Dropout(dropout) if dropout else nn.Identity())
-        self.state_size = merged_size
-        self.final_size = 2 * hidden_size if bidirectional else hidden_size
+        self.state_size = self.final_size = merged_size
 
     def forward(
         self, x: Float[Tensor, "batch time features"], start: Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch time state"], Float[Tensor, "batch final"]]:
-        """Return the merged states of the last layer and ``[last forward state; first backward state]``."""
+        """Return the merged states of the last layer, and its last forward merged with its first backward state."""
         valid = valid_steps(start, x.shape[1])
         for layer, scan in enumerate(self.forwards):
             f = scan(x, start)
-            final = f[:, -1]
+            final = f[:, -1:]
             if self.backwards:
                 b = self.backwards[layer](x, start)
-                first = torch.gather(b, 1, start[:, None, None].expand(-1, 1, b.shape[-1])).squeeze(1)
-                final = torch.cat([final, first], dim=-1)
-                x = self.merges[layer](f, b)
-            else:
-                x = f
-            x = x * valid[:, :, None]
+                first = torch.gather(b, 1, start[:, None, None].expand(-1, 1, b.shape[-1]))
+                f, final = self.merges[layer](f, b), self.merges[layer](final, first)
+            x = f * valid[:, :, None]
             if layer < len(self.norms):
                 x = self.dropouts[layer](self.norms[layer](x, valid))
-        return x, final
+        return x, final.squeeze(1)
 
 
 class URNNEncoder(nn.Module):

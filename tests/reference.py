@@ -1,0 +1,92 @@
+"""The package's formulas as plain numpy loops, one value at a time."""
+
+import numpy as np
+
+
+def gaps(observed):
+    """Return (steps since, steps until an observation) of one channel; the window's ends count as observed outside."""
+    n = len(observed)
+    since = [0 if observed[t] else t - max([s for s in range(t) if observed[s]], default=-1) for t in range(n)]
+    until = [0 if observed[t] else min([s for s in range(t, n) if observed[s]], default=n) - t for t in range(n)]
+    return since, until
+
+
+def interpolate(x, observed):
+    """Return one channel with its gaps filled linearly, its ends by the nearest value, 0 if it has none."""
+    known = np.flatnonzero(observed)
+    return np.interp(np.arange(len(x)), known, x[known]) if len(known) else np.zeros(len(x))
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def gru(x, w_ih, w_hh, b_ih, b_hh):
+    """Return the states of a GRU (Cho et al. 2014, in torch's form) over ``(time, features)``, from a zero state."""
+    hidden = w_hh.shape[1]
+    h, states = np.zeros(hidden), []
+    for x_t in x:
+        i, r = w_ih @ x_t + b_ih, w_hh @ h + b_hh
+        reset = sigmoid(i[:hidden] + r[:hidden])
+        update = sigmoid(i[hidden : 2 * hidden] + r[hidden : 2 * hidden])
+        candidate = np.tanh(i[2 * hidden :] + reset * r[2 * hidden :])
+        h = (1 - update) * candidate + update * h
+        states.append(h)
+    return np.array(states)
+
+
+def lstm(x, w_ih, w_hh, b_ih, b_hh):
+    """Return the states of an LSTM (Hochreiter & Schmidhuber 1997, with a forget gate) over ``(time, features)``."""
+    hidden = w_hh.shape[1]
+    h, c, states = np.zeros(hidden), np.zeros(hidden), []
+    for x_t in x:
+        i, f, g, o = (w_ih @ x_t + b_ih + w_hh @ h + b_hh).reshape(4, hidden)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
+        states.append(h)
+    return np.array(states)
+
+
+def rnn(x, w_ih, w_hh, b_ih, b_hh):
+    """Return the states of an Elman network over ``(time, features)``."""
+    h, states = np.zeros(w_hh.shape[1]), []
+    for x_t in x:
+        h = np.tanh(w_ih @ x_t + b_ih + w_hh @ h + b_hh)
+        states.append(h)
+    return np.array(states)
+
+
+CELLS = {"GRU": gru, "LSTM": lstm, "RNN": rnn}
+
+
+def merge(name, f, b, weight=None, bias=None):
+    """Return one step's merged state; `weight` and `bias` are the gate's."""
+    if name == "gate":
+        gate = sigmoid(weight @ np.concatenate([f, b]) + bias)
+        g, r = gate[: len(f)], gate[len(f) :]
+        return np.concatenate([(1 - g) * f + g * b, (1 - r) * b + r * f])
+    return {"concat": np.concatenate([f, b]), "sum": f + b, "mean": (f + b) / 2, "mul": f * b}[name]
+
+
+def attention(states, query, w, u, c, v):
+    """Return Bahdanau's context of ``(time, state)``."""
+    energy = np.array([v @ np.tanh(w @ h + u @ query + c) for h in states])
+    weight = np.exp(energy - energy.max())
+    weight /= weight.sum()
+    return sum(a * h for a, h in zip(weight, states, strict=True))
+
+
+def seasonal(x, observed, season, horizon, shift, log_weight):
+    """Return the seasonal skip path of one channel (`x` already filled)."""
+    out, length = [], len(x)
+    for h in range(horizon):
+        t, candidates = length + shift + h, []
+        while t >= length:
+            t -= season
+        while t >= 0:
+            candidates.append(t)
+            t -= season
+        chosen = [(k, t) for k, t in enumerate(candidates) if observed[t]] or list(enumerate(candidates))
+        weight = np.array([np.exp(log_weight[k]) for k, _ in chosen])
+        out.append(sum(w * x[t] for w, (_, t) in zip(weight / weight.sum(), chosen, strict=True)))
+    return np.array(out)

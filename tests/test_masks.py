@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from birnn_forecast import masks
+from tests import reference
+
+windows = hnp.arrays(bool, st.tuples(st.just(2), st.integers(1, 20), st.integers(1, 3)))
+
+
+@given(windows)
+def test_distances_and_interpolation_equal_the_loops(observed):
+    x = np.random.default_rng(0).normal(size=observed.shape)
+    mask = torch.tensor(observed)
+    start = torch.zeros(len(observed), dtype=torch.long)
+    since, until = masks.steps_since(mask, start), masks.steps_until(mask)
+    filled = masks.interpolate(torch.tensor(np.where(observed, x, np.nan)), mask)
+    for b in range(observed.shape[0]):
+        for c in range(observed.shape[2]):
+            expected_since, expected_until = reference.gaps(observed[b, :, c])
+            assert since[b, :, c].tolist() == expected_since
+            assert until[b, :, c].tolist() == expected_until
+            expected = reference.interpolate(x[b, :, c], observed[b, :, c])
+            np.testing.assert_allclose(filled[b, :, c], expected, atol=1e-12)
+
+
+@given(windows)
+def test_previous_observed_is_the_same_when_compiled_for_export(observed):
+    mask = torch.tensor(observed)
+    eager = masks.previous_observed(mask)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.compiler, "is_compiling", lambda: True)
+        patch.setattr(torch, "cummax", None)
+        assert torch.equal(masks.previous_observed(mask), eager)
+
+
+@given(windows)
+def test_first_step_is_the_first_with_any_value(observed):
+    expected = [next((t for t, row in enumerate(window) if row.any()), len(window) - 1) for window in observed]
+    assert masks.first_step(torch.tensor(observed)).tolist() == expected
+
+
+def test_steps_since_counts_from_the_first_step_of_the_row():
+    observed = torch.tensor([[0, 0, 0, 1, 0]], dtype=torch.bool)[:, :, None]
+    assert masks.steps_since(observed, torch.tensor([2]))[0, 2:, 0].tolist() == [1, 0, 1]
+
+
+@settings(max_examples=20)
+@given(windows)
+def test_statistics_ignore_what_is_missing(observed):
+    x = np.where(observed, np.random.default_rng(1).normal(size=observed.shape), np.nan)
+    mask = torch.tensor(observed)
+    mean = masks.masked_mean(torch.tensor(x), mask)
+    var = masks.masked_var(torch.tensor(x), mask, mean)
+    for b, c in np.ndindex(x.shape[0], x.shape[2]):
+        seen = x[b, observed[b, :, c], c]
+        assert mean[b, 0, c].item() == pytest.approx(seen.mean() if len(seen) else 0.0, abs=1e-12)
+        assert var[b, 0, c].item() == pytest.approx(seen.var() if len(seen) else 0.0, abs=1e-12)
+
+
+def test_no_gradient_reaches_a_missing_value():
+    x = torch.tensor([[[1.0], [float("nan")], [3.0]]], requires_grad=True)
+    observed = masks.observed_mask(x)
+    (masks.interpolate(x, observed).sum() + masks.masked_mean(x, observed).sum()).backward()
+    assert x.grad[0, 1, 0] == 0
+    assert torch.isfinite(x.grad).all()
