@@ -9,7 +9,8 @@ from birnn_forecast.models._params import TorchModelParams
 class URNNModel(GapAwareModel):
     """Asymmetric bidirectional RNN ("U-RNN"): a backward pass first, then a forward pass that knows what comes.
 
-    The forward pass reads at each step the input beside the backward state; its last state encodes the input chunk.
+    The forward pass reads at each step the input beside the backward state that has read all later steps; its last
+    state encodes the input chunk.
     Series may have gaps: NaN in target or covariates is an ordinary input.
 
     Parameters

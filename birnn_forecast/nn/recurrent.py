@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from birnn_forecast.nn.merge import MERGES
 from birnn_forecast.nn.normalization import NORMALIZATIONS
@@ -138,7 +139,8 @@ class BidirectionalEncoder(nn.Module):
 class URNNEncoder(nn.Module):
     """The asymmetric bidirectional RNN ("U-RNN"): backward first, then forward over ``[input, backward state]``.
 
-    The forward pass knows at each step what comes after it; its last state encodes the window.
+    At each step the forward pass reads the input and the backward state that has read what comes after it
+    (0 at the window's end); its last state encodes the window.
 
     References
     ----------
@@ -171,7 +173,8 @@ class URNNEncoder(nn.Module):
         """Return the forward states of the last layer and the last of them."""
         valid = valid_steps(start, x.shape[1])
         for layer, (backward, forward) in enumerate(zip(self.backwards, self.forwards, strict=True)):
-            x = forward(torch.cat([x, backward(x, start)], dim=-1), start) * valid[:, :, None]
+            after = pad(backward(x, start)[:, 1:], (0, 0, 0, 1))
+            x = forward(torch.cat([x, after], dim=-1), start) * valid[:, :, None]
             if layer < len(self.norms):
                 x = self.dropouts[layer](self.norms[layer](x, valid))
         return x, x[:, -1]
