@@ -1,0 +1,60 @@
+"""What the contract tests share: fitted models whose every input counts, covariates, comparisons."""
+
+import numpy as np
+import pandas as pd
+from darts import TimeSeries
+
+from tests.conftest import make_model, make_series
+
+# 20 steps longer than a series, around 0: covariates are read as they are
+PAST, FUTURE = (make_series(140, components=c, seed=c + 10).map(lambda x: (x - 100) / 10) for c in (2, 1))
+
+
+def fitted(cls, series=None, fit=None, **kwargs):
+    """Return a fitted small model; the fast learning rate moves the network's part away from its zero start."""
+    params = {"optimizer_kwargs": {"lr": 1e-2}} | kwargs
+    return make_model(cls, **params).fit(make_series() if series is None else series, **(fit or {}))
+
+
+def with_statics(series: TimeSeries, *values: float) -> TimeSeries:
+    """Return `series` with one row of static covariates, valid for all its components."""
+    frame = pd.DataFrame([values], columns=[f"static_{i}" for i in range(len(values))])
+    return series.with_static_covariates(frame.astype(series.dtype))
+
+
+def change(series: TimeSeries, at, value) -> TimeSeries:
+    """Return a copy of `series` with `value` set at the numpy index `at` of ``(time, component)``."""
+    values = series.values(copy=True)
+    values[at] = value
+    return series.with_values(values)
+
+
+def add(series: TimeSeries, at, value) -> TimeSeries:
+    """Return a copy of `series` with `value` added at the numpy index `at` of ``(time, component)``."""
+    values = series.values(copy=True)
+    values[at] += value
+    return series.with_values(values)
+
+
+def assert_same(actual, expected, rtol=1e-5, **kwargs):
+    """Assert that two forecasts, or two sequences of them, agree in time, components and values."""
+    if not isinstance(expected, TimeSeries):
+        assert len(actual) == len(expected)
+        for one, other in zip(actual, expected, strict=True):
+            assert_same(one, other, rtol, **kwargs)
+        return
+    assert actual.time_index.equals(expected.time_index)
+    assert list(actual.components) == list(expected.components)
+    np.testing.assert_allclose(actual.all_values(), expected.all_values(), rtol=rtol, **kwargs)
+
+
+def differs(one: TimeSeries, other: TimeSeries, by=1e-4) -> bool:
+    """Return whether two forecasts differ by more than rounding, and whether both are finite."""
+    a, b = one.all_values(), other.all_values()
+    return bool(np.isfinite(a).all() and np.isfinite(b).all() and np.abs(a - b).max() > by)
+
+
+def assert_finite_weights(model):
+    """Assert that no weight or buffer of a fitted model is NaN or infinite."""
+    for name, tensor in model.model.state_dict().items():
+        assert tensor.isfinite().all(), name

@@ -1,0 +1,150 @@
+"""Past, future and static covariates: each combination is used, and each wrong use is refused."""
+
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.conftest import make_series
+from tests.models.contract_helpers import (
+    FUTURE,
+    PAST,
+    add,
+    assert_finite_weights,
+    assert_same,
+    change,
+    differs,
+    fitted,
+    with_statics,
+)
+
+COMBINATIONS = [combination for combination in product([False, True], repeat=3) if any(combination)]
+
+
+@pytest.mark.parametrize(("past", "future", "static"), COMBINATIONS)
+def test_each_combination(model_class, past, future, static):
+    series = make_series(components=2)
+    if static:
+        series = with_statics(series, 0.5, -1.0)
+    covariates = {"past_covariates": PAST} if past else {}
+    covariates |= {"future_covariates": FUTURE} if future else {}
+    model = fitted(model_class, series, fit=covariates)
+    assert (model.uses_past_covariates, model.uses_future_covariates, model.uses_static_covariates) == (
+        past,
+        future,
+        static,
+    )
+    forecast = model.predict(6, series, **covariates)
+    # every input counts
+    if past:
+        assert differs(model.predict(6, series, PAST + 1, covariates.get("future_covariates")), forecast)
+    if future:
+        for steps in (slice(108, 120), slice(120, 124)):  # the input chunk and the horizon
+            changed = covariates | {"future_covariates": add(FUTURE, steps, 1.0)}
+            assert differs(model.predict(6, series, **changed), forecast)
+    if static:
+        assert differs(model.predict(6, with_statics(series, 1.5, -1.0), **covariates), forecast)
+
+
+def test_steps_of_the_horizon_read_each_other_step(model_class):
+    model = fitted(model_class, fit={"future_covariates": FUTURE}, skip=None)
+    forecast = model.predict(4, future_covariates=FUTURE).values()
+    last_step_changed = model.predict(4, future_covariates=add(FUTURE, 123, 2.0)).values()
+    assert (np.abs(last_step_changed - forecast) > 1e-5).all()
+
+
+def test_covariates_beyond_the_window_have_no_influence(model_class):
+    covariates = {"past_covariates": PAST, "future_covariates": FUTURE}
+    model = fitted(model_class, fit=covariates)
+    far = {
+        "past_covariates": add(add(PAST, slice(0, 108), 9.0), slice(120, 140), 9.0),
+        "future_covariates": add(add(FUTURE, slice(0, 108), 9.0), slice(124, 140), 9.0),
+    }
+    assert_same(model.predict(4, **far), model.predict(4, **covariates))
+
+
+@pytest.mark.parametrize("name", ["past_covariates", "future_covariates"])
+def test_wrong_use(model_class, name):
+    series, covariate = make_series(), {"past_covariates": PAST, "future_covariates": FUTURE}[name]
+    model = fitted(model_class, [series, series], fit={name: [covariate, covariate]})
+    with pytest.raises(ValueError, match=f"Some matching {name} must be passed"):
+        model.predict(4, series)
+    with pytest.raises(ValueError, match="equal number of components"):
+        model.predict(4, series, **{name: covariate.stack(covariate)})
+    with pytest.raises(ValueError, match=f"`{name}` at series sequence index `0` do not extend far enough"):
+        model.predict(30, series, **{name: covariate})  # too short for the forecast
+    with pytest.raises(ValueError, match=f"trained without `{name}`"):
+        fitted(model_class, series).predict(4, series, **{name: covariate})
+
+
+def test_static_covariates_are_ignored_on_request(model_class):
+    series = with_statics(make_series(), 1.0)
+    model = fitted(model_class, series, use_static_covariates=False)
+    assert not model.uses_static_covariates
+    assert_same(model.predict(4, with_statics(series, 9.0)), model.predict(4))
+
+
+def test_static_covariates_wrong_use(model_class):
+    series = make_series()
+    with pytest.raises(ValueError, match="static"):
+        fitted(model_class, with_statics(series, 1.0)).predict(4, series)
+    with pytest.raises(ValueError, match="static"):
+        fitted(model_class, with_statics(series, 1.0)).predict(4, with_statics(series, 1.0, 2.0))
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_static_covariates_of_all_or_of_each_component(model_class, rows):
+    series = make_series(components=2)
+    frame = pd.DataFrame({"a": [1.0, 2.0][:rows], "b": [3.0, 4.0][:rows]}).astype(np.float32)
+    model = fitted(model_class, series.with_static_covariates(frame), skip=None)
+    forecast = model.predict(4)
+    for row, column in product(range(rows), ["a", "b"]):
+        changed = frame.copy()
+        changed.loc[row, column] += 2
+        assert differs(model.predict(4, series.with_static_covariates(changed)), forecast)
+
+
+def test_missing_values_of_each_kind_of_covariate(model_class):
+    rng = np.random.default_rng(0)
+    past, future = (
+        one.with_values(np.where(rng.random(one.values().shape) < 0.3, np.nan, one.values())) for one in (PAST, FUTURE)
+    )
+    series = [with_statics(make_series(60, seed=1), 1.0, np.nan), with_statics(make_series(60, seed=2), np.nan, 2.0)]
+    covariates = {"past_covariates": [past, past], "future_covariates": [future, future]}
+    model = fitted(model_class, series, fit=covariates)
+    assert_finite_weights(model)
+    for forecast in model.predict(10, series, **covariates):
+        assert np.isfinite(forecast.values()).all()
+
+
+def test_what_a_missing_covariate_is_replaced_by(model_class):
+    series = with_statics(make_series(), 1.0)
+    model = fitted(model_class, series, fit={"past_covariates": PAST, "future_covariates": FUTURE})
+    forecast = model.predict(4, series, PAST, FUTURE)
+    missing_past = change(PAST, (slice(110, 115), 0), np.nan)
+    missing_future = change(FUTURE, 122, np.nan)
+    assert differs(model.predict(4, series, missing_past, FUTURE), forecast, by=1e-5)
+    assert differs(model.predict(4, series, PAST, missing_future), forecast, by=1e-5)
+    assert differs(model.predict(4, with_statics(series, np.nan), PAST, FUTURE), forecast, by=1e-5)
+    # a missing value is told apart from the value that fills its place
+    window = FUTURE.values()[108:124, 0]
+    mean = np.delete(window, 14).mean()
+    filled = model.predict(4, series, PAST, change(FUTURE, 122, mean))
+    assert differs(model.predict(4, series, PAST, missing_future), filled, by=1e-5)
+
+
+def test_covariates_wholly_missing(model_class):
+    series = with_statics(make_series(), np.nan)
+    covariates = {"past_covariates": PAST * np.nan, "future_covariates": FUTURE * np.nan}
+    model = fitted(model_class, series, fit=covariates)
+    assert_finite_weights(model)
+    assert np.isfinite(model.predict(8, **covariates).values()).all()
+
+
+def test_covariates_may_start_before_and_end_after_the_series(model_class):
+    series = make_series(60)[10:]
+    exact = {"past_covariates": PAST[10:60], "future_covariates": FUTURE[10:64]}
+    longer = {"past_covariates": PAST[3:90], "future_covariates": FUTURE[5:70]}
+    model = fitted(model_class, series, fit=longer)
+    assert_same(model.predict(4, **longer), fitted(model_class, series, fit=exact).predict(4, **exact))
