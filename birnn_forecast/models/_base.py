@@ -1,5 +1,7 @@
 """What every model of the family shares on Darts' side."""
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any, ClassVar
 
 from darts.models.forecasting.torch_forecasting_model import MixedCovariatesTorchModel
@@ -24,6 +26,17 @@ CHOICES: dict[str, list[str | None]] = {
     "skip": [*SKIPS, None],
 }
 COUNTS = ("hidden_dim", "n_rnn_layers", "decoder_dim", "n_filters", "kernel_size", "n_conv_layers")
+
+
+def _allow_family(method: Callable) -> Callable:
+    """Let Darts' safe loading take the family's classes, also after a user's ``clear_safe_globals()``."""
+
+    @wraps(method)
+    def load(*args, **kwargs):
+        with safe_globals(_family()):
+            return method(*args, **kwargs)
+
+    return load
 
 
 class GapAwareModel(MixedCovariatesTorchModel):
@@ -183,27 +196,10 @@ class GapAwareModel(MixedCovariatesTorchModel):
         check_series("future_covariates", future_covariates)
         return super()._build_inference_dataset(n, series, past_covariates, future_covariates, *args, **kwargs)
 
-    # Safe loading must also work after a user's `clear_safe_globals()`
-
-    @staticmethod
-    def load(path, pl_trainer_kwargs=None, trusted=False, **kwargs):
-        with safe_globals(_family()):
-            return MixedCovariatesTorchModel.load(path, pl_trainer_kwargs, trusted, **kwargs)
-
-    @staticmethod
-    def load_from_checkpoint(model_name, work_dir=None, file_name=None, best=True, trusted=False, **kwargs):
-        with safe_globals(_family()):
-            return MixedCovariatesTorchModel.load_from_checkpoint(
-                model_name, work_dir, file_name, best, trusted, **kwargs
-            )
-
-    def load_weights(self, *args, **kwargs):
-        with safe_globals(_family()):
-            return super().load_weights(*args, **kwargs)
-
-    def load_weights_from_checkpoint(self, *args, **kwargs):
-        with safe_globals(_family()):
-            return super().load_weights_from_checkpoint(*args, **kwargs)
+    load = staticmethod(_allow_family(MixedCovariatesTorchModel.load))
+    load_from_checkpoint = staticmethod(_allow_family(MixedCovariatesTorchModel.load_from_checkpoint))
+    load_weights = _allow_family(MixedCovariatesTorchModel.load_weights)
+    load_weights_from_checkpoint = _allow_family(MixedCovariatesTorchModel.load_weights_from_checkpoint)
 
 
 def _family() -> list[type]:

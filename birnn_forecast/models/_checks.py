@@ -37,5 +37,8 @@ def check_series(name: str, series: Sequence[TimeSeries] | None, needs_value: bo
                 f"{which} must be finite or NaN, got an infinite value in component "
                 f"{one.components[where[1]]!r} at {one.time_index[where[0]]}; mark what is missing as NaN."
             )
+        static = one.static_covariates_values(copy=False)
+        if static is not None and np.issubdtype(static.dtype, np.number) and np.isinf(static).any():
+            raise ValueError(f"The static covariates of {which} must be finite or NaN, got an infinite value.")
         if needs_value and np.isnan(values).all():
             raise ValueError(f"{which} must hold at least one observed value, but all of its {values.size} are NaN.")
