@@ -21,16 +21,11 @@ def check_integer(name: str, value: Any, minimum: int = 1) -> None:
 
 
 def check_series(name: str, series: Sequence[TimeSeries] | None, needs_value: bool = False) -> None:
-    """Raise unless all values are real floating-point numbers or NaN, with at least one value if `needs_value`."""
+    """Raise unless all values are finite or NaN, with at least one value if `needs_value`."""
     series = series or ()
     for i, one in enumerate(series):
         which = f"`{name}`" if len(series) == 1 else f"`{name}[{i}]`"
         values = one.all_values(copy=False)
-        if not np.issubdtype(values.dtype, np.floating):
-            raise ValueError(
-                f"{which} must hold floating-point values, got dtype {values.dtype}; convert it with "
-                "`series.astype(np.float32)`."
-            )
         if np.isinf(values).any():
             where = np.argwhere(np.isinf(values))[0]
             raise ValueError(
