@@ -13,13 +13,16 @@ from birnn_forecast.nn.recurrent import BidirectionalEncoder
 class HorizonDecoder(nn.Module):
     """Decode every step of the horizon at once; no step waits for another, so errors do not add up.
 
-    Each step gets a code of its own from the window's code (a dense layer), next to what a small bidirectional GRU
-    read from the known future covariates, and a network shared by the steps turns both into the raw parameters.
+    Each step gets a code of its own: a dense layer of the window's code plus a map, shared by the steps, of the
+    encoder's state one horizon earlier. Next to it stands what a small bidirectional GRU read from the known future
+    covariates, and a network shared by the steps turns both into the raw parameters.
 
     Parameters
     ----------
     code_size
         Size of the window's code.
+    state_size
+        Size of the encoder's states.
     horizon
         Number of steps to decode.
     output_size
@@ -43,6 +46,7 @@ class HorizonDecoder(nn.Module):
     def __init__(
         self,
         code_size: int,
+        state_size: int,
         horizon: int,
         output_size: int,
         future_size: int = 0,
@@ -56,6 +60,7 @@ class HorizonDecoder(nn.Module):
         super().__init__()
         self.horizon = horizon
         self.steps = nn.Linear(code_size, horizon * step_size)
+        self.recent = nn.Linear(state_size, step_size, bias=False)
         self.reader = BidirectionalEncoder(future_size, reader_size) if future_size else None
         size = step_size + (2 * reader_size if self.reader else 0)
         layers: list[nn.Module] = [nn.Dropout(dropout)] if dropout else []
@@ -71,10 +76,17 @@ class HorizonDecoder(nn.Module):
             nn.init.zeros_(self.output.bias)
 
     def forward(
-        self, code: Float[Tensor, "batch code"], future: Float[Tensor, "batch horizon features"] | None = None
+        self,
+        code: Float[Tensor, "batch code"],
+        states: Float[Tensor, "batch time state"],
+        future: Float[Tensor, "batch horizon features"] | None = None,
     ) -> Float[Tensor, "batch horizon output"]:
         """Return the raw parameters of each step."""
-        steps = self.activation(self.steps(code)).unflatten(1, (self.horizon, -1))
+        time, ahead = states.shape[1], torch.arange(self.horizon, device=code.device)
+        # a window shorter than the horizon is stretched
+        earlier = ahead + time - self.horizon if time >= self.horizon else ahead * time // self.horizon
+        steps = self.steps(code).unflatten(1, (self.horizon, -1)) + self.recent(states[:, earlier])
+        steps = self.activation(steps)
         if self.reader is not None:
             start = torch.zeros(len(code), dtype=torch.long, device=code.device)
             steps = torch.cat([steps, self.reader(future, start)[0]], dim=-1)

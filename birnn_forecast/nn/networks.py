@@ -19,7 +19,7 @@ from birnn_forecast.masks import (
 from birnn_forecast.nn.conv import CNNEncoder
 from birnn_forecast.nn.decoders import SKIPS, HorizonDecoder
 from birnn_forecast.nn.pooling import POOLINGS
-from birnn_forecast.nn.recurrent import BidirectionalEncoder, URNNEncoder
+from birnn_forecast.nn.recurrent import BidirectionalEncoder, URNNEncoder, valid_steps
 
 ENCODERS: dict[str, Callable[..., Any]] = {
     "birnn": BidirectionalEncoder,
@@ -98,6 +98,7 @@ class ForecastNetwork(nn.Module):
         self.pooling = POOLINGS[pooling](self.encoder.state_size, self.encoder.final_size)
         self.decoder = HorizonDecoder(
             code_size=self.pooling.output_size + 2 * sizes.static_covariates,
+            state_size=self.encoder.state_size,
             horizon=sizes.horizon,
             output_size=sizes.targets * sizes.parameters,
             future_size=2 * sizes.future_covariates,
@@ -110,10 +111,11 @@ class ForecastNetwork(nn.Module):
     def forward(self, window: Window) -> Float[Tensor, "batch horizon targets parameters"]:
         """Return the raw parameters of each component at each step of the horizon, in the normalised unit."""
         target = interpolate(window.target, window.observed)
-        code = self.pooling(*self.encode(window, target))
+        states, final, valid = self.encode(window, target)
+        code = self.pooling(states, final, valid)
         if window.static_covariates is not None:
             code = torch.cat([code, *with_mask(window.static_covariates.flatten(1))], dim=-1)
-        out = self.decoder(code, self._future_features(window))
+        out = self.decoder(code, states, self._future_features(window))
         out = out.unflatten(-1, (self.sizes.targets, self.sizes.parameters))
         if self.skip is not None:
             out = out + self.skip(target, window.observed)[..., None] * self.locations.to(out.dtype)
@@ -126,7 +128,7 @@ class ForecastNetwork(nn.Module):
         covariates = [c for c in (window.past_covariates, window.historic_future_covariates) if c is not None]
         observed = torch.cat([window.observed, *(observed_mask(c) for c in covariates)], dim=-1)
         start = first_step(observed)
-        valid = torch.arange(target.shape[1], device=target.device) >= start[:, None]
+        valid = valid_steps(start, target.shape[1])
         features = [target, *gap_features(window.observed, start, target.dtype)]
         for covariate in covariates:
             features += with_mask(covariate)

@@ -10,27 +10,37 @@ from tests import reference
 
 def test_steps_are_decoded_independently_of_one_another():
     torch.manual_seed(0)
-    decoder = HorizonDecoder(5, 4, 2, hidden_sizes=(3,), activation="Tanh")
-    code = torch.randn(2, 5)
-    out = decoder(code)
+    decoder = HorizonDecoder(5, 3, 4, 2, hidden_sizes=(3,), activation="Tanh")
+    code, states = torch.randn(2, 5), torch.randn(2, 6, 3)
+    out = decoder(code, states)
     with torch.no_grad():
         decoder.steps.weight[:16] += 1  # the first step's own layer
-    changed = decoder(code)
+    changed = decoder(code, states)
     assert not torch.equal(out[:, 0], changed[:, 0])
     assert torch.equal(out[:, 1:], changed[:, 1:])
 
 
 def test_future_covariates_are_read_in_both_directions():
     torch.manual_seed(1)
-    decoder = HorizonDecoder(5, 4, 1, future_size=2)
+    decoder = HorizonDecoder(5, 3, 4, 1, future_size=2)
+    code, states = torch.randn(1, 5), torch.randn(1, 6, 3)
     future = torch.randn(1, 4, 2, requires_grad=True)
     for step in range(4):
-        gradient = torch.autograd.grad(decoder(torch.randn(1, 5), future)[0, step, 0], future)[0]
+        gradient = torch.autograd.grad(decoder(code, states, future)[0, step, 0], future)[0]
         assert (gradient.abs().sum(-1) > 0).all()
 
 
+@pytest.mark.parametrize(("time", "earlier"), [(6, [2, 3, 4, 5]), (4, [0, 1, 2, 3]), (2, [0, 0, 1, 1])])
+def test_a_step_reads_the_state_one_horizon_earlier(time, earlier):
+    decoder = HorizonDecoder(5, 3, 4, 1, activation="Tanh")
+    code, states = torch.randn(1, 5), torch.randn(1, time, 3, requires_grad=True)
+    for step in range(4):
+        gradient = torch.autograd.grad(decoder(code, states)[0, step, 0], states)[0]
+        assert gradient.abs().sum(-1)[0].nonzero().flatten().tolist() == [earlier[step]]
+
+
 def test_starts_at_zero_when_asked():
-    out = HorizonDecoder(5, 4, 2, start_at_zero=True)(torch.randn(3, 5))
+    out = HorizonDecoder(5, 3, 4, 2, start_at_zero=True)(torch.randn(3, 5), torch.randn(3, 6, 3))
     assert (out == 0).all()
 
 
