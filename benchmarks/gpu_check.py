@@ -1,0 +1,213 @@
+"""Check every model on a device and time it against Darts' BlockRNNModel: ``python -m benchmarks.gpu_check --help``.
+
+Runs on a CPU as well (then the comparison between CPU and device is one of the CPU with itself).
+"""
+
+import argparse
+import logging
+import platform
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import darts
+import numpy as np
+import pandas as pd
+import torch
+from darts import TimeSeries
+from darts.models import BlockRNNModel
+from darts.utils.data.torch_datasets.utils import ModuleStage, PLModuleInput
+
+import birnn_forecast
+from birnn_forecast import BiGRUModel, BiLSTMModel, BiRNNModel, CNNBiLSTMModel, URNNModel
+from birnn_forecast.training import trainer_kwargs
+
+MODELS: dict[str, Any] = {cls.__name__: cls for cls in (BiRNNModel, BiGRUModel, BiLSTMModel, CNNBiLSTMModel, URNNModel)}
+PEER = "Darts BlockRNNModel GRU"
+# of a series around 100 with standard deviation 7, in float32
+TOLERANCE = 1e-3
+INPUT, OUTPUT, HIDDEN = 96, 24, 64
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the report and return how many checks failed."""
+    args = parse(argv)
+    quiet()
+    device = trainer_kwargs(args.device)["accelerator"]
+    checks, failures = check_table(device)
+    timings = timing_table(device, args.batch_sizes, args.repeats or (5 if device == "cpu" else 50))
+    report = "\n".join([*header(device), "", *checks, "", *timings]) + "\n"
+    print(report, end="")
+    if args.out:
+        args.out.write_text(report, encoding="utf-8")
+    return failures
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check", description=__doc__)
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--out", type=Path, help="Markdown file to write the report to as well")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 256])
+    parser.add_argument("--repeats", type=int, help="timed steps of each model (default: 5 on a CPU, else 50)")
+    return parser.parse_args(argv)
+
+
+def quiet() -> None:
+    warnings.simplefilter("ignore")
+    for name in ("pytorch_lightning", "lightning.pytorch", "darts"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def header(device: str) -> list[str]:
+    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+    return [
+        f"# Models on {device}: {name}",
+        "",
+        f"birnn_forecast {birnn_forecast.__version__}, darts {darts.__version__}, torch {torch.__version__}, "
+        f"{torch.get_num_threads()} CPU threads, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+    ]
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows)]
+
+
+# Checks
+
+
+def check_table(device: str) -> tuple[list[str], int]:
+    """Return a row of checks per model and how many failed."""
+    checks: dict[str, Callable[[Any, str], str]] = {
+        "float32 fit and predict with gaps": lambda cls, device: fit_with_gaps(cls, device, "32-true"),
+        "bf16-mixed fit and predict with gaps": lambda cls, device: fit_with_gaps(cls, device, "bf16-mixed"),
+        f"saved on {device}, loaded on cpu: largest difference (tolerance {TOLERANCE:g})": compare_with_cpu,
+    }
+    rows = [[name, *(attempt(check, cls, device) for check in checks.values())] for name, cls in MODELS.items()]
+    failures = sum(cell.startswith("FAILED") for row in rows for cell in row)
+    return table(["model", *checks], rows), failures
+
+
+def attempt(check: Callable[..., str], *args: Any) -> str:
+    """Return what the check says, or why it failed, with the traceback on stderr."""
+    try:
+        return check(*args)
+    except Exception as error:
+        traceback.print_exc(file=sys.stderr)
+        return f"FAILED: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".replace("|", "/")
+
+
+def fit_with_gaps(cls: Any, device: str, precision: str) -> str:
+    series = series_with_gaps()
+    model = fitted(cls, series, device, precision)
+    used = model.trainer.strategy.root_device.type
+    if used != device:
+        raise RuntimeError(f"trained on {used}")
+    if not all(torch.isfinite(p).all() for p in model.model.parameters()):
+        raise ArithmeticError("weights are not finite")
+    if not np.isfinite(model.predict(12, series).values()).all():
+        raise ArithmeticError("the forecast is not finite")
+    return "finite"
+
+
+def compare_with_cpu(cls: Any, device: str) -> str:
+    """Forecast with the same weights on the device and, saved and loaded, on the CPU."""
+    series = series_with_gaps()
+    model = fitted(cls, series, device, "32-true")
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "model.pt")
+        model.save(path)
+        on_cpu = cls.load(path, map_location="cpu", pl_trainer_kwargs=preset("cpu", "32-true"))
+    # in TF32, the default of cuDNN's recurrent layers, three digits of the states agree
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        forecast = model.predict(12, series).values()
+    difference = float(np.abs(forecast - on_cpu.predict(12, series).values()).max())
+    if not difference <= TOLERANCE:
+        raise ArithmeticError(f"forecasts differ by {difference:.2g}")
+    return f"{difference:.2g}"
+
+
+def series_with_gaps(length: int = 120) -> TimeSeries:
+    """Return a season of 12 around 100, a tenth of it missing."""
+    rng = np.random.default_rng(0)
+    values = 100 + 10 * np.sin(2 * np.pi * np.arange(length) / 12) + rng.normal(size=length)
+    values[rng.random(length) < 0.1] = np.nan
+    times = pd.date_range("2000-01-01", periods=length, freq="MS")
+    return TimeSeries.from_times_and_values(times, values.astype(np.float32))
+
+
+def fitted(cls: Any, series: TimeSeries, device: str, precision: str) -> Any:
+    # the fast learning rate moves the network's part away from its zero start
+    params = {"optimizer_kwargs": {"lr": 1e-2}, "n_epochs": 1, "random_state": 0}
+    return cls(24, 6, pl_trainer_kwargs=preset(device, precision), **params).fit(series)
+
+
+def preset(device: str, precision: str) -> dict[str, Any]:
+    return trainer_kwargs(device, precision, progress_bar=False)
+
+
+# Timings
+
+
+def timing_table(device: str, batch_sizes: Sequence[int], repeats: int) -> list[str]:
+    """Return a row per batch size and model: the median step, windows per second, and the ratio to the peer."""
+    modules = {PEER: module(BlockRNNModel, device, model="GRU")}
+    modules |= {name: module(cls, device) for name, cls in MODELS.items()}
+    rows = []
+    for batch_size in batch_sizes:
+        seconds = step_seconds(modules, batch_size, device, repeats)
+        rows += [
+            [str(batch_size), name, f"{1e3 * t:.1f}", f"{batch_size / t:.0f}", f"{t / seconds[PEER]:.2f}"]
+            for name, t in seconds.items()
+        ]
+    note = (
+        f"Forward and backward pass in float32 (on a GPU with cuDNN's default, TF32), input {INPUT}, output {OUTPUT}, hidden {HIDDEN}; "
+        f"median of {repeats} steps of each model in turn."
+    )
+    columns = ["batch size", "model", "ms a step", "windows a second", "time against BlockRNNModel"]
+    return [note, "", *table(columns, rows)]
+
+
+def module(cls: Any, device: str, **params: Any) -> torch.nn.Module:
+    """Return the network of a model on the device."""
+    series = TimeSeries.from_values(np.sin(np.arange(INPUT + OUTPUT, dtype=np.float32)))
+    kwargs = preset("cpu", "32-true")
+    model = cls(INPUT, OUTPUT, hidden_dim=HIDDEN, n_epochs=1, random_state=0, pl_trainer_kwargs=kwargs, **params)
+    return model.fit(series).model.to(device).train()
+
+
+def step_seconds(modules: dict[str, torch.nn.Module], batch_size: int, device: str, repeats: int) -> dict[str, float]:
+    """Return the median seconds of a step of each module; the modules take turns, so that they share disturbances."""
+    torch.manual_seed(0)
+    past, target = torch.randn(batch_size, INPUT, 1), torch.randn(batch_size, OUTPUT, 1)
+    batch = past.to(device), target.to(device)
+    seconds: dict[str, list[float]] = {name: [] for name in modules}
+    for _ in range(repeats + 1):
+        for name, one in modules.items():
+            seconds[name].append(time_step(one, *batch, device))
+    # the first step warms up
+    return {name: float(np.median(times[1:])) for name, times in seconds.items()}
+
+
+def time_step(module: torch.nn.Module, past: torch.Tensor, target: torch.Tensor, device: str) -> float:
+    synchronize(device)
+    start = time.perf_counter()
+    module.zero_grad()
+    out = module(PLModuleInput(past_target=past, stage=ModuleStage.TRAIN)).prediction.squeeze(-1)
+    torch.nn.functional.mse_loss(out, target).backward()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    sys.exit(1 if main() else 0)

@@ -1,0 +1,51 @@
+import pytest
+import torch
+
+from benchmarks import gpu_check
+
+
+def test_report_on_a_cpu(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_check, "INPUT", 8)
+    monkeypatch.setattr(gpu_check, "OUTPUT", 2)
+    monkeypatch.setattr(gpu_check, "HIDDEN", 4)
+    out = tmp_path / "report.md"
+    assert gpu_check.main(["--device", "cpu", "--batch-sizes", "3", "--repeats", "1", "--out", str(out)]) == 0
+    report = capsys.readouterr().out
+    assert out.read_text(encoding="utf-8") == report
+    assert report.startswith("# Models on cpu")
+    assert torch.__version__ in report
+    for name in gpu_check.MODELS:
+        assert f"| {name} | finite | finite | 0 |" in report
+    for name in (gpu_check.PEER, *gpu_check.MODELS):
+        assert f"| 3 | {name} |" in report
+
+
+def test_failed_checks_are_shown_and_counted(monkeypatch, capsys):
+    def broken(*args, **kwargs):
+        raise RuntimeError("no | memory\nleft")
+
+    monkeypatch.setattr(gpu_check, "MODELS", {"Broken": broken})
+    rows, failures = gpu_check.check_table("cpu")
+    assert failures == 3
+    assert rows[-1] == "| Broken |" + " FAILED: RuntimeError: no / memory |" * 3
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_forecasts_that_differ_between_devices_fail(monkeypatch):
+    monkeypatch.setattr(gpu_check, "TOLERANCE", -1.0)
+    with pytest.raises(ArithmeticError, match="forecasts differ by 0"):
+        gpu_check.compare_with_cpu(gpu_check.MODELS["BiGRUModel"], "cpu")
+
+
+def test_weights_that_are_not_finite_fail():
+    def broken(*args, **kwargs):
+        return gpu_check.BiGRUModel(*args, **(kwargs | {"optimizer_kwargs": {"lr": float("inf")}}))
+
+    with pytest.raises(ArithmeticError, match="weights are not finite"):
+        gpu_check.fit_with_gaps(broken, "cpu", "32-true")
+
+
+def test_missing_device_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="`accelerator` must be a device of this machine"):
+        gpu_check.main(["--device", "cuda"])
