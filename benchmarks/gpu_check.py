@@ -166,7 +166,8 @@ def timing_table(device: str, batch_sizes: Sequence[int], repeats: int) -> list[
             for name, t in seconds.items()
         ]
     note = (
-        f"Forward and backward pass in float32 (on a GPU with cuDNN's default, TF32), input {INPUT}, output {OUTPUT}, hidden {HIDDEN}; "
+        f"Forward and backward pass in float32 (on a GPU with cuDNN's default, TF32), "
+        f"input {INPUT}, output {OUTPUT}, hidden {HIDDEN}; "
         f"median of {repeats} steps of each model in turn."
     )
     columns = ["batch size", "model", "ms a step", "windows a second", "time against BlockRNNModel"]
