@@ -1,0 +1,130 @@
+"""The demo's two networks: the package's BiGRU on the series with its gaps, Darts' BlockRNN on the interpolated one."""
+
+from math import ceil
+from typing import Any
+
+import torch
+from darts import TimeSeries
+from darts.models import BlockRNNModel
+from darts.models.forecasting.torch_forecasting_model import TorchForecastingModel
+from darts.utils.likelihood_models.torch import QuantileRegression
+from pytorch_lightning import Callback
+
+from birnn_forecast.demo.data import HORIZON, LATE_WEEKS, hide_more
+from birnn_forecast.demo.forecasters import QUANTILES, Forecaster, Tick, interpolated
+from birnn_forecast.models import BiGRUModel
+
+INPUT_WEEKS = 104
+BATCH_SIZE = 64
+
+
+class BiGRU(Forecaster):
+    """The package's ``BiGRUModel``; NaN is an ordinary input."""
+
+    name = "BiGRU (this package)"
+    gaps = "as they are"
+    plotted = True
+    n_copies = 1
+
+    def __init__(self, epochs: int | None = None, seed: int = 0):
+        self.epochs = epochs or 8
+        self.seed = seed
+
+    @property
+    def steps(self) -> int:
+        """One tick an epoch."""
+        return self.epochs
+
+    def fit(self, train: TimeSeries, tick: Tick) -> None:
+        """Train on the series and on a copy with further blocks hidden: it has few gaps of its own to learn from."""
+        series = [train, *(hide_more(train, self.seed + copy) for copy in range(self.n_copies))]
+        self.model = BiGRUModel(
+            INPUT_WEEKS,
+            HORIZON,
+            hidden_dim=32,
+            skip="linear",
+            **network_params(self.epochs, self.seed, n_batches(series, HORIZON), tick),
+        )
+        self.model.fit(series)
+
+    def forecast(self, histories: list[TimeSeries], tick: Tick) -> list[TimeSeries]:
+        """Return the quantiles, with the weights as they are."""
+        forecasts = self.model.predict(HORIZON, series=histories, predict_likelihood_parameters=True)
+        for _ in histories:
+            tick()
+        return forecasts
+
+
+class BlockRNN(Forecaster):
+    """Darts' ``BlockRNNModel`` with the same input, loss, optimiser and reversible instance normalisation."""
+
+    name = "Darts BlockRNN (GRU)"
+    gaps = "interpolated, end cut"
+
+    def __init__(self, epochs: int | None = None, seed: int = 0):
+        self.epochs = epochs or 30
+        self.seed = seed
+
+    @property
+    def steps(self) -> int:
+        """One tick an epoch."""
+        return self.epochs
+
+    def fit(self, train: TimeSeries, tick: Tick) -> None:
+        """Train on the interpolated series, to forecast the weeks that are late as well."""
+        series, horizon = interpolated(train), HORIZON + LATE_WEEKS
+        self.model: TorchForecastingModel = BlockRNNModel(
+            INPUT_WEEKS,
+            horizon,
+            model="GRU",
+            hidden_dim=32,
+            use_reversible_instance_norm=True,
+            **network_params(self.epochs, self.seed, n_batches([series], horizon), tick),
+        )
+        self.model.fit(series)
+
+    def forecast(self, histories: list[TimeSeries], tick: Tick) -> list[TimeSeries]:
+        """Return the quantiles, with the weights as they are."""
+        forecasts = self.model.predict(
+            HORIZON + LATE_WEEKS, series=[interpolated(h) for h in histories], predict_likelihood_parameters=True
+        )
+        for _ in histories:
+            tick()
+        return [forecast[-HORIZON:] for forecast in forecasts]
+
+
+def network_params(epochs: int, seed: int, batches: int, tick: Tick) -> dict[str, Any]:
+    """Return the parameters that both networks share."""
+    return {
+        "likelihood": QuantileRegression(QUANTILES),
+        "n_epochs": epochs,
+        "batch_size": BATCH_SIZE,
+        "random_state": seed,
+        "optimizer_kwargs": {"lr": 1e-2},
+        "lr_scheduler_cls": torch.optim.lr_scheduler.OneCycleLR,
+        "lr_scheduler_kwargs": {"max_lr": 1e-2, "total_steps": epochs * batches, "interval": "step"},
+        "pl_trainer_kwargs": {
+            "accelerator": "cpu",
+            "callbacks": [EpochTick(tick)],
+            "enable_model_summary": False,
+            "enable_progress_bar": False,
+            "gradient_clip_val": 1.0,
+            "logger": False,
+        },
+    }
+
+
+def n_batches(series: list[TimeSeries], horizon: int) -> int:
+    """Return the number of batches of one epoch."""
+    return ceil(sum(len(s) - INPUT_WEEKS - horizon + 1 for s in series) / BATCH_SIZE)
+
+
+class EpochTick(Callback):
+    """Moves the demo's progress bar on after each epoch."""
+
+    def __init__(self, tick: Tick):
+        self.tick = tick
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:
+        """Tick."""
+        self.tick()

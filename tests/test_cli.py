@@ -1,0 +1,132 @@
+"""The console script and its demo."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import birnn_forecast
+from birnn_forecast import demo
+from birnn_forecast.cli import main
+from birnn_forecast.demo import data, forecasters, networks, report
+
+DEMO_MODELS = [forecasters.StateSpace, forecasters.HoltWinters, forecasters.SeasonalNaive]
+
+
+@pytest.fixture(scope="module")
+def task():
+    """The demo's task on the last ten years only."""
+    return data.make_task(data.load_co2()[-520:], n_origins=2)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"birnn-forecast {birnn_forecast.__version__}\n"
+
+
+@pytest.mark.parametrize("argv", [[], ["nothing"], ["demo", "--epochs", "0"], ["demo", "--epochs", "x"]])
+def test_wrong_arguments_are_explained(argv, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert stop.value.code == 2
+    assert "usage: birnn-forecast" in capsys.readouterr().err
+
+
+def test_demo_prints_what_is_hidden_a_table_and_where_the_plot_is(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        demo, "make_models", lambda epochs, seed: [forecasters.StateSpace(), forecasters.SeasonalNaive()]
+    )
+    monkeypatch.setattr(demo, "load_co2", lambda: data.load_co2()[-520:])
+    assert main(["demo", "--out", str(tmp_path / "new")]) == 0
+    out = capsys.readouterr().out
+    assert "Hidden as well: 10 weeks from 1996-02-10" in out
+    assert "UnobservedComponents wins by MASE." in out
+    assert str(tmp_path / "new" / "co2.png") in out
+    assert (tmp_path / "new" / "co2.png").stat().st_size > 10_000
+
+
+def test_series_keeps_its_gaps():
+    series = data.load_co2()
+    assert data.n_missing(series) == 59
+    assert series.freq_str == "W-SAT"
+    assert series.dtype == np.float32
+
+
+def test_task_hides_the_end_of_every_history_and_nothing_of_the_truth():
+    series = data.load_co2()
+    task = data.make_task(series)
+    assert len(task.train) == len(series) - data.TEST_WEEKS
+    assert task.truths[-1].end_time() == series.end_time()
+    for history, truth in zip(task.histories, task.truths, strict=True):
+        assert np.isnan(history.values()[-data.LATE_WEEKS :]).all()
+        assert not np.isnan(history.values()[-data.LATE_WEEKS - 1]).any()
+        assert truth.start_time() == history.end_time() + history.freq
+        assert not np.isnan(truth.values()).any()
+    assert data.n_missing(task.train) == 59 + 10 + 13 + 8 + data.LATE_WEEKS
+
+
+@pytest.mark.parametrize("model", DEMO_MODELS, ids=lambda model: model.name)
+def test_statistical_models_forecast_the_horizon(model, task):
+    check_forecaster(model(), task)
+
+
+@pytest.mark.parametrize("model", [networks.BiGRU, networks.BlockRNN], ids=lambda model: model.name)
+def test_networks_forecast_the_horizon(model, task):
+    check_forecaster(model(epochs=1), task)
+
+
+def check_forecaster(model, task):
+    ticks = []
+    with demo.quiet():
+        forecasts = model.run(task.train, task.histories, lambda: ticks.append(1))
+    assert len(ticks) == model.steps + len(task.histories)
+    for forecast, truth in zip(forecasts, task.truths, strict=True):
+        assert forecast.time_index.equals(truth.time_index)
+        assert np.isfinite(forecast.values()).all()
+    assert report.score(forecasts, task).mase < 2
+
+
+def test_scores_of_a_perfect_and_of_a_shifted_forecast(task):
+    def forecasts(shift):
+        return [
+            forecasters.to_series(history, truth.values() + np.zeros(9) + shift)
+            for history, truth in zip(task.histories, task.truths, strict=True)
+        ]
+
+    assert report.score(forecasts(0.0), task) == pytest.approx((0, 0, 0, 100))
+    shifted = report.score(forecasts(1.0), task)
+    level = np.mean([truth.values().mean() for truth in task.truths])
+    # the pinball losses of an overestimate by 1, twice the mean of 1 - q
+    assert shifted.wql == pytest.approx(100 * 2 * 0.5 / level, rel=1e-4)
+    assert shifted.coverage == 0
+    assert 0.2 < shifted.mase < 1.5
+
+
+def test_table_marks_the_best_and_the_verdict_names_it():
+    rows = [
+        report.Row("one", "kept", report.Score(0.5, 0.2, 0.10, 60.0), 12.0),
+        report.Row("two", "filled", report.Score(0.4, 0.1, 0.20, 85.0), 1.0),
+        report.Row("naive", "filled", report.Score(1.0, 0.5, None, None), 0.0),
+    ]
+    header, first, second, third = report.table(rows).splitlines()
+    assert header.split()[:2] == ["model", "gaps"]
+    assert first.split() == ["two", "filled", "0.400*", "0.100*", "0.2000", "85", "%*", "1.0"]
+    assert second.split() == ["one", "kept", "0.500", "0.200", "0.1000*", "60", "%", "12.0"]
+    assert third.split() == ["naive", "filled", "1.000", "0.500", "-", "-", "0.0"]
+    assert report.verdict(rows) == "two wins by MASE."
+    near = rows[1]._replace(name="near", score=rows[1].score._replace(mase=0.41))
+    assert report.verdict([*rows, near]) == "two has the best MASE, with near within 5% of it: on one series, a tie."
+
+
+@pytest.mark.slow
+def test_full_demo_from_the_shell(tmp_path):
+    command = [sys.executable, "-m", "birnn_forecast.cli", "demo", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=900)
+    for name in ("BiGRU", "BlockRNN", "UnobservedComponents", "Holt-Winters", "Seasonal naive"):
+        assert name in done.stdout
+    assert "MASE" in done.stdout
+    assert "Warning" not in done.stderr
+    assert (tmp_path / "co2.png").exists()
