@@ -35,7 +35,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     demo.add_argument("--out", type=Path, default=Path("birnn_forecast_demo"), help="folder for the plot")
-    demo.add_argument("--epochs", type=_positive, default=None, help="training epochs of the networks")
+    demo.add_argument(
+        "--epochs", type=_positive, default=None, help="training epochs of both networks, instead of their own"
+    )
     demo.add_argument("--seed", type=int, default=0, help="seed of everything random")
     return parser
 

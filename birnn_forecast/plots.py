@@ -70,7 +70,7 @@ def plot_forecast(
         ax.plot(truth.time_index, truth.values()[:, 0], ".", color=TRUTH_COLOR, ms=3, label="observed", zorder=4)
     ax.set_ylabel(ylabel or str(history.components[0]))
     ax.margins(x=0.01)
-    ax.legend(frameon=False, loc="upper left")
+    ax.legend(edgecolor="none", framealpha=0.9, loc="upper left")
     return ax
 
 

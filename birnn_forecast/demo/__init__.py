@@ -109,7 +109,7 @@ def save_plot(path: Path, task: Task, forecasts: dict[str, list[TimeSeries]]) ->
     left.set_title("Weekly CO$_2$ at Mauna Loa, a forecast through gaps", fontsize="medium")
     plot_forecast(history[-26:], last, truth, ylabel="", ax=right)
     right.set_title("The same forecast from near by", fontsize="medium")
-    right.legend(frameon=False, loc="lower left")
+    right.legend(edgecolor="none", framealpha=0.9, loc="lower left")
     right.xaxis.set_major_formatter(ConciseDateFormatter(right.xaxis.get_major_locator()))
     figure.savefig(path, dpi=110)
 

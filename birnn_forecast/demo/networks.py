@@ -14,6 +14,14 @@ from birnn_forecast.demo.data import HORIZON, LATE_WEEKS, hide_more
 from birnn_forecast.demo.forecasters import QUANTILES, Forecaster, Tick, interpolated
 from birnn_forecast.models import BiGRUModel
 
+# Settings were chosen on 13 origins from 1995-12 to 1998-12, fitted once on the weeks before 1996, with gaps as in the
+# demo. Mean absolute error in ppm, one seed: settings .03 apart may well change places with another.
+# BiGRU: .75 as below. The same but a learning rate of .02: .75, batches of 128: .81, 48 units: .80, attention pooling:
+#   .75 in half as much time again, a hidden decoder layer: .77, an input of 156 weeks: .90, only the weeks since 1974:
+#   .79, two gappy copies and 6 epochs: .75. With 16 units at .005: .83, then with dropout .82, with 156 weeks .81.
+#   Without the gappy copy, 15 epochs: .85; at .003: .95, then with skip="last" 1.21, with skip="seasonal" 1.27.
+# BlockRNN: .81 with 30 epochs, .87 with 16, .94 with 8; with 16 at .003 .93, with 64 units .86.
+# The other models there: UnobservedComponents .65, Holt-Winters .77, seasonal naive 2.13.
 INPUT_WEEKS = 104
 BATCH_SIZE = 64
 
