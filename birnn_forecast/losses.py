@@ -1,5 +1,7 @@
 """Any criterion or Darts likelihood, averaged over observed targets; and what a likelihood's parameters measure."""
 
+from statistics import NormalDist
+
 import torch
 import torchmetrics
 from darts.utils.likelihood_models.base import LikelihoodType
@@ -38,6 +40,13 @@ def parameter_roles(likelihood: TorchLikelihood | None) -> tuple[str, ...]:
     if likelihood is None:
         return ("location",)
     return PARAMETER_ROLES.get(likelihood.type, ("location",) * likelihood.num_parameters)
+
+
+def initial_offsets(likelihood: TorchLikelihood | None) -> tuple[float, ...]:
+    """Return where each raw parameter starts in a normalised window: quantiles spread as a normal's (sd 1/2), else 0."""
+    if likelihood is None or likelihood.type is not LikelihoodType.Quantile:
+        return (0.0,) * (1 if likelihood is None else likelihood.num_parameters)
+    return tuple(0.5 * NormalDist().inv_cdf(quantile) for quantile in likelihood.quantiles)
 
 
 def denormalise(raw: Tensor, statistics: WindowStatistics, norm: MaskedInstanceNorm, roles: tuple[str, ...]) -> Tensor:

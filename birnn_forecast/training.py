@@ -36,7 +36,8 @@ def trainer_kwargs(
     Parameters
     ----------
     accelerator
-        Device to train and predict on, one of it: "cuda", "mps", "cpu", or "auto" for the first of them that is there.
+        Device to train and predict on, one of it: "cuda", "mps", "gpu" (either), "cpu", or "auto" for the first of them
+        that is there.
     precision
         Lightning's name of a precision: "32-true", "64-true", "bf16-mixed", "bf16-true" or "16-mixed". "auto" is
         "bf16-mixed" on a CUDA device that computes in bfloat16 and "32-true" on "mps", which has no float64; elsewhere
@@ -99,10 +100,12 @@ class RestartingEarlyStopping(EarlyStopping):
 
 
 def _device(accelerator: str) -> str:
+    if accelerator == "gpu":  # Lightning's name for either
+        accelerator = "mps" if ACCELERATORS["mps"]() and not ACCELERATORS["cuda"]() else "cuda"
     if accelerator == "auto":
         return next(name for name, available in ACCELERATORS.items() if available())
     if accelerator not in [*ACCELERATORS]:
-        raise ValueError(f"`accelerator` must be one of {_listed('auto', *ACCELERATORS)}, got {accelerator!r}.")
+        raise ValueError(f"`accelerator` must be one of {_listed('auto', 'gpu', *ACCELERATORS)}, got {accelerator!r}.")
     if not ACCELERATORS[accelerator]():
         found = _listed(*(name for name, available in ACCELERATORS.items() if available()))
         raise ValueError(f"`accelerator` must be a device of this machine ({found}) or 'auto', got {accelerator!r}.")

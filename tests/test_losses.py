@@ -127,6 +127,13 @@ def test_every_likelihood_of_darts_has_its_roles():
     assert losses.parameter_roles(None) == ("location",)
 
 
+def test_quantiles_start_apart_around_the_skip_path():
+    offsets = losses.initial_offsets(lm.QuantileRegression([0.1, 0.5, 0.9]))
+    np.testing.assert_allclose(offsets, [-0.640776, 0.0, 0.640776], atol=1e-6)
+    assert losses.initial_offsets(None) == (0.0,)
+    assert losses.initial_offsets(lm.GaussianLikelihood()) == (0.0, 0.0)
+
+
 # families closed under a change of unit: the density of `k x` under the parameters of the unit `k` is 1/k times as high
 SCALED = ["Gaussian", "Laplace", "Cauchy", "Gumbel", "Exponential", "Gamma", "LogNormal"]
 

@@ -86,7 +86,7 @@ def test_progress_bar_switches_what_lightning_prints():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"accelerator": "tpu"}, "`accelerator` must be one of 'auto', 'cuda', 'mps', 'cpu', got 'tpu'"),
+        ({"accelerator": "tpu"}, "`accelerator` must be one of 'auto', 'gpu', 'cuda', 'mps', 'cpu', got 'tpu'"),
         ({"accelerator": None}, "`accelerator` must be one of"),
         ({"accelerator": ["cpu"]}, "`accelerator` must be one of"),
         ({"accelerator": "cuda"}, r"`accelerator` must be a device of this machine \('cpu'\) or 'auto', got 'cuda'"),
@@ -245,3 +245,18 @@ def test_preset_serves_darts_own_models():
     model = BlockRNNModel(12, 4, n_epochs=8, random_state=0, pl_trainer_kwargs=cpu(patience=2, min_delta=1e6))
     model.fit(series, val_series=VAL)
     assert model.epochs_trained == 3
+
+
+@pytest.mark.parametrize(("cuda", "mps", "device"), [(True, False, "cuda"), (False, True, "mps"), (True, True, "cuda")])
+def test_gpu_is_lightnings_name_for_either(monkeypatch, cuda, mps, device):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **kwargs: True)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: mps)
+    assert trainer_kwargs("gpu")["accelerator"] == device
+
+
+def test_gpu_without_one_is_an_error(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    with pytest.raises(ValueError, match="`accelerator` must be a device of this machine"):
+        trainer_kwargs("gpu")

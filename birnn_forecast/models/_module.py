@@ -8,7 +8,7 @@ from darts.utils.data.torch_datasets.utils import PLModuleInput, PLModuleOutput
 from darts.utils.torch import MonteCarloDropout
 from torch import Tensor, nn
 
-from birnn_forecast.losses import denormalise, masked_loss, parameter_roles, update_metrics
+from birnn_forecast.losses import denormalise, initial_offsets, masked_loss, parameter_roles, update_metrics
 from birnn_forecast.masks import observed_mask
 from birnn_forecast.nn.networks import ForecastNetwork, Sizes, Window
 from birnn_forecast.nn.normalization import MaskedInstanceNorm
@@ -34,7 +34,10 @@ class GapAwareModule(PLForecastingModule):
             self.rin = MaskedInstanceNorm(self.n_targets, **(options if isinstance(options, dict) else {}))
         self.roles = parameter_roles(self.likelihood)
         self.network = ForecastNetwork(
-            sizes=self._sizes(), locations=[role == "location" for role in self.roles], **network_params
+            sizes=self._sizes(),
+            locations=[role == "location" for role in self.roles],
+            offsets=initial_offsets(self.likelihood) if self.rin is not None else (0.0,) * len(self.roles),
+            **network_params,
         )
         _enable_mc_dropout(self.network)
 

@@ -75,6 +75,8 @@ class ForecastNetwork(nn.Module):
     locations
         For each raw parameter of a component, whether it is a location (in the unit of the series): the skip path is
         added to those.
+    offsets
+        Initial bias of each raw parameter.
     decoder_params
         Further parameters of :class:`HorizonDecoder`.
     """
@@ -88,6 +90,7 @@ class ForecastNetwork(nn.Module):
         skip: str | None,
         season_length: int | None,
         locations: Sequence[bool],
+        offsets: Sequence[float],
         decoder_params: dict,
     ):
         super().__init__()
@@ -106,6 +109,8 @@ class ForecastNetwork(nn.Module):
             **decoder_params,
         )
         self.skip = SKIPS[skip](sizes.input_length, sizes.horizon, sizes.shift, season_length) if skip else None
+        with torch.no_grad():
+            self.decoder.output.bias += torch.tensor(offsets).repeat(sizes.targets)
         self.register_buffer("locations", torch.tensor(locations), persistent=False)
 
     def forward(self, window: Window) -> Float[Tensor, "batch horizon targets parameters"]:

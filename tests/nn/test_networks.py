@@ -25,6 +25,7 @@ def make_network(encoder="birnn", pooling="attention", skip="linear", sizes=SIZE
         skip=skip,
         season_length=3,
         locations=[True, True, False],
+        offsets=[0.0, 0.0, 0.0],
         decoder_params={"step_size": 4, "reader_size": 3, "hidden_sizes": (6,)},
     ).double()
     # the network's part starts at zero beside a skip path: give it a say
