@@ -68,7 +68,7 @@ def plot_forecast(
         _draw_forecast(ax, forecast, name, interval, f"C{number}")
     if truth is not None:
         ax.plot(truth.time_index, truth.values()[:, 0], ".", color=TRUTH_COLOR, ms=3, label="observed", zorder=4)
-    ax.set_ylabel(ylabel or str(history.components[0]))
+    ax.set_ylabel(str(history.components[0]) if ylabel is None else ylabel)
     ax.margins(x=0.01)
     ax.legend(edgecolor="none", framealpha=0.9, loc="upper left")
     return ax

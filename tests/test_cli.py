@@ -118,7 +118,7 @@ def test_table_marks_the_best_and_the_verdict_names_it():
     assert third.split() == ["naive", "filled", "1.000", "0.500", "-", "-", "0.0"]
     assert report.verdict(rows) == "two wins by MASE."
     near = rows[1]._replace(name="near", score=rows[1].score._replace(mase=0.41))
-    assert report.verdict([*rows, near]) == "two has the best MASE, with near within 5% of it: on one series, a tie."
+    assert report.verdict([*rows, near]) == "two has the best MASE, with near within 5 % of it: on one series, a tie."
 
 
 @pytest.mark.slow

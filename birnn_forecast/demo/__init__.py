@@ -107,9 +107,11 @@ def save_plot(path: Path, task: Task, forecasts: dict[str, list[TimeSeries]]) ->
     first = dict([next(iter(last.items()))])
     plot_forecast(history[-52 * PLOTTED_YEARS :], first, truth, ylabel="CO$_2$ (ppm)", ax=left)
     left.set_title("Weekly CO$_2$ at Mauna Loa, a forecast through gaps", fontsize="medium")
-    plot_forecast(history[-26:], last, truth, ylabel="", ax=right)
+    plot_forecast(history[-20:], last, truth, ylabel="", ax=right)
     right.set_title("The same forecast from near by", fontsize="medium")
-    right.legend(edgecolor="none", framealpha=0.9, loc="lower left")
+    lines = [line for line in right.lines if str(line.get_label()).startswith(tuple(last))]
+    right.legend(handles=lines, edgecolor="none", fontsize="small", loc="upper right")
+    right.margins(y=0.16)
     right.xaxis.set_major_formatter(ConciseDateFormatter(right.xaxis.get_major_locator()))
     figure.savefig(path, dpi=110)
 

@@ -81,7 +81,7 @@ class StateSpace(Forecaster):
         model = UnobservedComponents(
             _to_pandas(train), "local linear trend", freq_seasonal=[{"period": 365.25 / 7, "harmonics": 4}]
         )
-        self.results = model.fit(disp=False, maxiter=200)
+        self.results = model.fit(disp=False, maxiter=200, method="bfgs")
         tick()
 
     def forecast(self, histories: list[TimeSeries], tick: Tick) -> list[TimeSeries]:
