@@ -53,7 +53,7 @@ def run_demo(out: Path, epochs: int | None = None, seed: int = 0) -> list[Row]:
     path = out / "co2.png"
     save_plot(path, task, {model.name: forecasts[model.name] for model in models if model.plotted})
     tqdm.write(f"\n{table(rows)}\n* best of its column\n")
-    tqdm.write(f"{verdict(rows)} {models[0].name} was fitted in {models[0].fit_seconds:.0f} s.")
+    tqdm.write(f"{verdict(rows)}\n{models[0].name} was fitted in {models[0].fit_seconds:.0f} s.")
     tqdm.write(f"Plot: {path}    ({time.perf_counter() - started:.0f} s in all)")
     return rows
 

@@ -13,6 +13,8 @@ from darts.models import ExponentialSmoothing, NaiveSeasonal
 from darts.utils.likelihood_models.base import quantile_names
 from darts.utils.missing_values import fill_missing_values
 from scipy.stats import norm
+from statsmodels.tools.sm_exceptions import ConvergenceWarning
+from statsmodels.tsa.api import UnobservedComponents
 
 from birnn_forecast.demo.data import HORIZON, LATE_WEEKS, SEASON
 
@@ -76,12 +78,13 @@ class StateSpace(Forecaster):
 
     def fit(self, train: TimeSeries, tick: Tick) -> None:
         """Estimate the variances by maximum likelihood."""
-        from statsmodels.tsa.api import UnobservedComponents
-
         model = UnobservedComponents(
             _to_pandas(train), "local linear trend", freq_seasonal=[{"period": 365.25 / 7, "harmonics": 4}]
         )
-        self.results = model.fit(disp=False, maxiter=200, method="bfgs")
+        with warnings.catch_warnings():
+            # a variance at its bound of 0 leaves no direction to go, which counts as a failure
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            self.results = model.fit(disp=False, maxiter=200, method="bfgs")
         tick()
 
     def forecast(self, histories: list[TimeSeries], tick: Tick) -> list[TimeSeries]:

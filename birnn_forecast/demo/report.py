@@ -84,7 +84,8 @@ def verdict(rows: Sequence[Row]) -> str:
     near = [row.name for row in others if row.score.mase < (1 + TIE) * winner.score.mase]
     if not near:
         return f"{winner.name} wins by MASE."
-    return f"{winner.name} has the best MASE, with {' and '.join(near)} within {100 * TIE:.0f} % of it: on one series, a tie."
+    names = " and ".join(near)
+    return f"{winner.name} has the best MASE, with {names} within {100 * TIE:.0f} % of it: on one series, a tie."
 
 
 def _starred(values: Sequence[float | None], badness: Sequence[float | None], form: str) -> list[str]:
