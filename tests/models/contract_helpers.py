@@ -2,17 +2,23 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 from darts import TimeSeries
+from pytorch_lightning.callbacks import Callback
 
+from birnn_forecast import CNNBiLSTMModel, URNNModel
 from tests.conftest import make_model, make_series
+
+# what does not depend on the architecture runs over the two that differ most
+two_models = pytest.mark.parametrize("model_class", [CNNBiLSTMModel, URNNModel])
 
 # 20 steps longer than a series, around 0: covariates are read as they are
 PAST, FUTURE = (make_series(140, components=c, seed=c + 10).map(lambda x: (x - 100) / 10) for c in (2, 1))
 
 
 def fitted(cls, series=None, fit=None, **kwargs):
-    """Return a fitted small model; the fast learning rate moves the network's part away from its zero start."""
-    params = {"optimizer_kwargs": {"lr": 1e-2}} | kwargs
+    """Return a fitted small model; a fast learning rate and no dead units, so that every input shows in a forecast."""
+    params = {"optimizer_kwargs": {"lr": 1e-2}, "activation": "Tanh"} | kwargs
     return make_model(cls, **params).fit(make_series() if series is None else series, **(fit or {}))
 
 
@@ -58,3 +64,15 @@ def assert_finite_weights(model):
     """Assert that no weight or buffer of a fitted model is NaN or infinite."""
     for name, tensor in model.model.state_dict().items():
         assert tensor.isfinite().all(), name
+
+
+class Recorder(Callback):
+    """Keeps every epoch's logged values, learning rate and weights."""
+
+    def __init__(self):
+        self.logged, self.rates, self.weights = [], [], []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.logged.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+        self.weights.append({name: value.clone() for name, value in pl_module.state_dict().items()})

@@ -20,6 +20,7 @@ from tests.models.contract_helpers import (
     assert_same,
     differs,
     fitted,
+    two_models,
     with_statics,
 )
 
@@ -126,6 +127,7 @@ def test_forecast_does_not_depend_on_its_batch(model_class, options):
     assert_same(model.predict(6, series, batch_size=64), alone)
 
 
+@two_models
 @pytest.mark.parametrize("batch_size", [1, 1000])
 def test_any_batch_size_trains(model_class, batch_size):
     model = fitted(model_class, make_series(40), batch_size=batch_size, normalization="batch", n_rnn_layers=2)
@@ -176,6 +178,7 @@ def test_variable_input_chunk_length(model_class):
         model.predict(6, short[:3])
 
 
+@two_models
 @pytest.mark.parametrize(
     "times",
     [
@@ -233,6 +236,7 @@ def test_mc_dropout_spreads(model_class):
     assert np.ptp(without, axis=2).max() < 1e-4
 
 
+@two_models
 def test_own_trainer(model_class):
     trainer = pl.Trainer(max_epochs=3, **quiet_trainer(enable_checkpointing=False))
     model = make_model(model_class, n_epochs=1)
@@ -240,6 +244,7 @@ def test_own_trainer(model_class):
     assert model.epochs_trained == 3
 
 
+@two_models
 def test_parallel_loading(model_class):
     series = [make_series(60, seed=seed) for seed in range(3)]
     model = fitted(model_class, series)

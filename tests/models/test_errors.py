@@ -8,7 +8,7 @@ from darts import TimeSeries
 
 from birnn_forecast import BiGRUModel, BiRNNModel, CNNBiLSTMModel, URNNModel
 from tests.conftest import make_model, make_series
-from tests.models.contract_helpers import FUTURE, PAST, change, fitted
+from tests.models.contract_helpers import FUTURE, PAST, change, fitted, two_models
 
 BAD_OPTIONS = {
     "merge": [("max", "'concat', 'sum', 'mean', 'mul', 'gate', got 'max'"), (None, "got None"), (["sum"], "got")],
@@ -112,6 +112,7 @@ def test_bad_static_covariates(model_class):
         make_model(model_class).fit(words)
 
 
+@two_models
 @pytest.mark.parametrize("dtype", [np.int64, object, bool])
 def test_other_types_than_floats_are_converted_by_darts(model_class, dtype):
     values = (make_series(60).values() > 100).astype(dtype)
@@ -132,6 +133,7 @@ def test_series_without_a_value(model_class):
     assert np.isfinite(fitted(model_class, series).predict(6, empty).values()).all()
 
 
+@two_models
 def test_too_short_series(model_class):
     with pytest.raises(ValueError, match="too short"):
         make_model(model_class).fit(make_series(15))
