@@ -162,7 +162,7 @@ class SeasonalSkip(nn.Module):
         values = x[:, self.index]
         inside = self.inside[None, :, :, None]
         seen = observed[:, self.index] & inside
-        usable = torch.where(seen.any(dim=2, keepdim=True), seen, inside)
+        usable = seen | (inside & ~seen.any(dim=2, keepdim=True))
         weight = self.log_weight[None, None, :, None].masked_fill(~usable, float("-inf")).softmax(dim=2)
         return (weight * values).sum(dim=2)
 

@@ -184,7 +184,7 @@ for name, cls in MODELS.items():
         clear_safe_globals()
     expected = np.load(f"{folder}/{name}.npy")
     series = make_series(60, missing=0.2)
-    new = cls(12, 4, hidden_dim=8, decoder_dim=4, pl_trainer_kwargs=quiet_trainer())
+    new = cls(12, 4, hidden_dim=8, decoder_dim=4, activation="Tanh", pl_trainer_kwargs=quiet_trainer())
     new.load_weights(f"{folder}/{name}.pt")
     resumed = cls.load_from_checkpoint(name, folder, best=False)
     for model in (cls.load(f"{folder}/{name}.pt"), resumed, new):
@@ -198,9 +198,10 @@ for name, cls in MODELS.items():
 @pytest.mark.slow
 @pytest.mark.parametrize("clear", ["keep", "clear"])
 def test_fresh_process(tmp_path, clear):
+    series = make_series(60, missing=0.2)
     for name, cls in MODELS.items():
         model = fitted(
-            cls, make_series(60, missing=0.2), model_name=name, work_dir=str(tmp_path), save_checkpoints=True
+            cls, series, model_name=name, work_dir=str(tmp_path), save_checkpoints=True, fit={"val_series": series}
         )
         model.save(str(tmp_path / f"{name}.pt"))
         np.save(tmp_path / f"{name}.npy", model.predict(6).values())

@@ -201,9 +201,17 @@ def test_anomaly_model(model_class):
 @two_models
 def test_shap(model_class):
     series = make_series(60)
-    model = fitted(model_class, series, fit={"future_covariates": FUTURE}, input_chunk_length=3, output_chunk_length=1)
+    model = fitted(
+        model_class,
+        series,
+        fit={"future_covariates": FUTURE},
+        input_chunk_length=3,
+        output_chunk_length=1,
+        loss_fn=torch.nn.MSELoss(),
+    )  # Darts shares the default loss, which an explanation sets to evaluation
+
     explainer = ShapExplainer(model, background_series=series[:14], background_future_covariates=FUTURE[:18])
-    result = explainer.explain(series[-4:], foreground_future_covariates=FUTURE[52:64])
+    result = explainer.explain(series[-6:], foreground_future_covariates=FUTURE[50:64])
     values = result.get_explanation(horizon=1, component="0")
     assert values.n_components == 3 + 4
     assert np.isfinite(values.values()).all()
