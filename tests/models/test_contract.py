@@ -227,6 +227,38 @@ def test_every_parameter_gets_a_gradient(model_class, options):
         assert parameter.grad.abs().max() > 0, name
 
 
+OPTIONS = {
+    "model": "RNN",
+    "hidden_dim": 9,
+    "n_rnn_layers": 3,
+    "hidden_fc_sizes": [3],
+    "dropout": 0.5,
+    "activation": "ELU",
+    "bidirectional": False,
+    "merge": "sum",
+    "pooling": "mean",
+    "normalization": "layer",
+    "skip": "last",
+    "season_length": 6,
+    "decoder_dim": 5,
+    "n_filters": 3,
+    "kernel_size": 5,
+    "n_conv_layers": 2,
+    "use_static_covariates": False,
+    "use_reversible_instance_norm": False,
+}
+
+
+def test_every_option_reaches_the_network(model_class):
+    series = with_statics(make_series(40, missing=0.2), 1.0)
+    base = {"n_rnn_layers": 2, "skip": "seasonal", "season_length": 4}
+    forecast = fitted(model_class, series, **base).predict(4)
+    own = set(inspect.signature(model_class.__init__).parameters) & set(OPTIONS)
+    assert len(own) >= 13
+    for name in own:
+        assert differs(fitted(model_class, series, **base | {name: OPTIONS[name]}).predict(4), forecast), name
+
+
 def test_mc_dropout_spreads(model_class):
     model = fitted(model_class, dropout=0.3, activation="Tanh")
     assert model.supports_probabilistic_prediction

@@ -140,8 +140,9 @@ def test_loss_is_darts_loss_over_the_observed(name, weighted):
     if joint and weighted:
         weight = weight[..., 0]
     hidden = torch.rand(4, 12, 2, generator=generator) < 0.3
-    observed = ~(hidden[..., :1].expand_as(hidden) if joint else hidden)
-    gappy = torch.where(observed, target, torch.nan)
+    gappy = torch.where(hidden, torch.nan, target)
+    # one density for all components counts where all are observed
+    observed = (~hidden).all(dim=-1, keepdim=True).expand_as(hidden) if joint else ~hidden
     shape = (1, -1, 2) if joint else (1, -1, 1)
     kept = None
     if weighted:
