@@ -43,7 +43,7 @@ def parameter_roles(likelihood: TorchLikelihood | None) -> tuple[str, ...]:
 
 
 def initial_offsets(likelihood: TorchLikelihood | None) -> tuple[float, ...]:
-    """Return where each raw parameter starts in a normalised window: quantiles spread as a normal's (sd 1/2), else 0."""
+    """Return where each raw parameter starts in a normalised window: quantiles as a normal's (sd 1/2), else at 0."""
     if likelihood is None or likelihood.type is not LikelihoodType.Quantile:
         return (0.0,) * (1 if likelihood is None else likelihood.num_parameters)
     return tuple(0.5 * NormalDist().inv_cdf(quantile) for quantile in likelihood.quantiles)

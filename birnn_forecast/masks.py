@@ -7,6 +7,7 @@ from a user; every function here takes the mask beside the values, so that no Na
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 def observed_mask(x: Float[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
@@ -81,6 +82,47 @@ def interpolate(
     steps = torch.arange(time, device=x.device)[None, :, None]
     share = (steps - before).to(x.dtype) / (after - before).clamp(min=1).to(x.dtype)
     return torch.where(observed, known, left + (right - left) * share)
+
+
+def interpolate_seasonal(
+    x: Float[Tensor, "batch time channels"], observed: Bool[Tensor, "batch time channels"], season_length: int
+) -> Float[Tensor, "batch time channels"]:
+    """Fill gaps along a season: the mean of each phase over the observed seasons plus the interpolated rest.
+
+    A phase that was never observed is interpolated between its neighbours.
+    """
+    batch, time, channels = x.shape
+    seasons = -(-time // season_length)
+    ahead = seasons * season_length - time
+
+    def phases(y: Tensor) -> Tensor:  # (batch, seasons, phase and channel)
+        return pad(y, (0, 0, ahead, 0)).reshape(batch, seasons, season_length * channels)
+
+    seen = phases(observed)
+    profile = masked_mean(phases(fill(x, observed, 0.0)), seen).reshape(batch, season_length, channels)
+    profile = interpolate(profile, seen.any(dim=1).reshape(batch, season_length, channels))
+    wave = profile.repeat(1, seasons, 1)[:, ahead:]
+    return fill(x, observed, wave + interpolate(x - wave, observed))
+
+
+def hide(observed: Bool[Tensor, "batch time channels"], rate: float) -> Bool[Tensor, "batch time channels"]:
+    """Return the mask with some of the observations taken away, drawn with torch's generator.
+
+    A third of the rows stays whole; another loses single steps, each with a probability drawn up to `rate`; the last
+    a block of steps of a length drawn up to that share of the window, which may lie at its end.
+    """
+    batch, time, _ = observed.shape
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(*shape, device=observed.device)
+
+    points = draw(*observed.shape) < rate * draw(batch, 1, 1)
+    length = rate * time * draw(batch, 1, 1)
+    start = (time + length) * draw(batch, 1, 1) - length
+    steps = torch.arange(time, device=observed.device)[None, :, None]
+    block = (steps >= start) & (steps < start + length)
+    kind = draw(batch, 1, 1)
+    return observed & ~((kind < 1 / 3) & points) & ~((kind > 2 / 3) & block)
 
 
 def masked_mean(

@@ -17,6 +17,19 @@ def interpolate(x, observed):
     return np.interp(np.arange(len(x)), known, x[known]) if len(known) else np.zeros(len(x))
 
 
+def interpolate_seasonal(x, observed, season):
+    """Return one channel with its gaps filled by the mean of the phase plus the interpolated remainder."""
+    time = len(x)
+    profile, seen = np.zeros(season), np.zeros(season, dtype=bool)
+    for phase in range(season):
+        values = [x[t] for t in range(time) if (time - 1 - t) % season == phase and observed[t]]
+        seen[season - 1 - phase] = bool(values)
+        profile[season - 1 - phase] = np.mean(values) if values else 0.0
+    profile = interpolate(profile, seen)
+    wave = np.array([profile[season - 1 - (time - 1 - t) % season] for t in range(time)])
+    return np.where(observed, x, wave + interpolate(x - wave, observed))
+
+
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 

@@ -48,6 +48,44 @@ def test_steps_since_counts_from_the_first_step_of_the_row():
     assert masks.steps_since(observed, torch.tensor([2]))[0, 2:, 0].tolist() == [1, 0, 1]
 
 
+@given(windows, st.integers(1, 8))
+def test_seasonal_interpolation_equals_the_loop(observed, season):
+    x = np.random.default_rng(0).normal(size=observed.shape)
+    filled = masks.interpolate_seasonal(torch.tensor(np.where(observed, x, np.nan)), torch.tensor(observed), season)
+    for b, c in np.ndindex(observed.shape[0], observed.shape[2]):
+        expected = reference.interpolate_seasonal(x[b, :, c], observed[b, :, c], season)
+        np.testing.assert_allclose(filled[b, :, c], expected, atol=1e-12)
+
+
+def test_seasonal_interpolation_restores_a_season():
+    x = np.sin(2 * np.pi * np.arange(48) / 12) * 5
+    observed = np.ones(48, dtype=bool)
+    observed[20:32] = observed[40:43] = False
+    filled = masks.interpolate_seasonal(torch.tensor(x)[None, :, None], torch.tensor(observed)[None, :, None], 12)
+    np.testing.assert_allclose(filled[0, :, 0], x, atol=1e-12)
+
+
+@given(windows, st.floats(0.0, 0.99))
+def test_hiding_takes_observations_away_and_adds_none(observed, rate):
+    mask = torch.tensor(observed)
+    visible = masks.hide(mask, rate)
+    assert not (visible & ~mask).any()
+    assert rate > 0 or torch.equal(visible, mask)
+
+
+def test_hiding_leaves_a_third_whole_and_takes_points_and_blocks():
+    torch.manual_seed(0)
+    hidden = ~masks.hide(torch.ones(3000, 40, 2, dtype=torch.bool), 0.5)
+    whole = ~hidden.any(dim=1).any(dim=1)
+    together = (hidden[..., 0] == hidden[..., 1]).all(dim=1) & ~whole
+    assert 0.32 < whole.float().mean() < 0.42  # a third, and what lost nothing by chance
+    assert 0.25 < together.float().mean() < 0.36
+    blocks = hidden[together][..., 0]
+    changes = (blocks[:, 1:] != blocks[:, :-1]).sum(dim=1)
+    assert (changes <= 2).float().mean() > 0.97  # one run each; single steps that coincide are rare
+    assert blocks[:, -1].any()  # at times at the very end
+
+
 @settings(max_examples=20)
 @given(windows)
 def test_statistics_ignore_what_is_missing(observed):

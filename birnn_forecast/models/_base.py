@@ -83,7 +83,12 @@ class GapAwareModel(MixedCovariatesTorchModel):
         value), "linear" (a linear map of the input chunk, its gaps interpolated), "seasonal" (a learnt weighted mean
         of the observed values of the same phase in past seasons), or ``None``.
     season_length
-        Number of time steps of a season, for ``skip="seasonal"``.
+        Number of time steps of a season, if there is one: gaps in the input chunk are then filled along it instead of
+        by straight lines. Needed for ``skip="seasonal"``. Default: ``None``.
+    masking_rate
+        Largest share of an input chunk that is hidden from the network in training, as single values or as a block; a
+        third of the input chunks stays whole. The network learns to do without, also on series without gaps. Larger is
+        more robust and slower to learn; 0 hides nothing. Default: 0.5.
     decoder_dim
         Size of the code of each horizon step in the decoder.
     use_static_covariates
@@ -133,15 +138,19 @@ class GapAwareModel(MixedCovariatesTorchModel):
                 f"`activation` must be the name of an activation in torch.nn such as 'ReLU', "
                 f"got {params['activation']!r}."
             )
+        if not 0 <= params["masking_rate"] < 1:
+            raise ValueError(
+                f"`masking_rate` must be a share of at least 0 and below 1, got {params['masking_rate']!r}."
+            )
         if params["skip"] == "seasonal" and params["season_length"] is None:
             raise ValueError("`season_length` must be given (in time steps) with `skip='seasonal'`, got None.")
         if params["season_length"] is not None:
             check_integer("season_length", params["season_length"])
             longest = _parse_input_chunk_length(params["input_chunk_length"])[1]
-            if params["skip"] == "seasonal" and params["season_length"] > longest:
+            if params["season_length"] > longest:
                 raise ValueError(
                     f"`season_length` must be at most `input_chunk_length` ({longest}), got "
-                    f"{params['season_length']}: lengthen the input chunk or choose another `skip`."
+                    f"{params['season_length']}: lengthen the input chunk or leave it out."
                 )
 
     def _encoder_params(self) -> dict[str, Any]:
@@ -173,7 +182,7 @@ class GapAwareModel(MixedCovariatesTorchModel):
                 "dropout": params["dropout"],
             },
         }
-        return GapAwareModule(network_params=network_params, **self.pl_module_params)
+        return GapAwareModule(params["masking_rate"], network_params, **self.pl_module_params)
 
     @property
     def supports_static_covariates(self) -> bool:

@@ -4,12 +4,12 @@ from typing import Any
 
 import torchmetrics
 from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
-from darts.utils.data.torch_datasets.utils import PLModuleInput, PLModuleOutput
+from darts.utils.data.torch_datasets.utils import ModuleStage, PLModuleInput, PLModuleOutput
 from darts.utils.torch import MonteCarloDropout
 from torch import Tensor, nn
 
 from birnn_forecast.losses import denormalise, initial_offsets, masked_loss, parameter_roles, update_metrics
-from birnn_forecast.masks import observed_mask
+from birnn_forecast.masks import hide, observed_mask
 from birnn_forecast.nn.networks import ForecastNetwork, Sizes, Window
 from birnn_forecast.nn.normalization import MaskedInstanceNorm
 
@@ -19,19 +19,22 @@ class GapAwareModule(PLForecastingModule):
 
     Parameters
     ----------
+    masking_rate
+        Rate of :func:`birnn_forecast.masks.hide` in training.
     network_params
         Parameters of :class:`ForecastNetwork`, those excepted that the data and the likelihood fix.
     **kwargs
         Those of Darts' ``PLForecastingModule``.
     """
 
-    def __init__(self, network_params: dict[str, Any], **kwargs):
+    def __init__(self, masking_rate: float, network_params: dict[str, Any], **kwargs):
         super().__init__(**kwargs)
         self.rin: Any
         # Darts' RINorm turns a window with one NaN into NaN
         if self.rin is not None:
             options = self.use_reversible_instance_norm
             self.rin = MaskedInstanceNorm(self.n_targets, **(options if isinstance(options, dict) else {}))
+        self.masking_rate = masking_rate
         self.roles = parameter_roles(self.likelihood)
         self.network = ForecastNetwork(
             sizes=self._sizes(),
@@ -44,6 +47,8 @@ class GapAwareModule(PLForecastingModule):
     def forward(self, x_in: PLModuleInput) -> PLModuleOutput:
         """Return the raw parameters of the horizon, ``(batch, time, components, parameters)``, in the series' unit."""
         observed = observed_mask(x_in.past_target)
+        if x_in.stage is ModuleStage.TRAIN and self.masking_rate:
+            observed = hide(observed, self.masking_rate)
         target, statistics = x_in.past_target, None
         if self.rin is not None:
             target, statistics = self.rin(target, observed)

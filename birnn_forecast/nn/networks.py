@@ -11,6 +11,7 @@ from birnn_forecast.masks import (
     fill,
     first_step,
     interpolate,
+    interpolate_seasonal,
     masked_mean,
     observed_mask,
     steps_since,
@@ -71,7 +72,7 @@ class ForecastNetwork(nn.Module):
     skip
         Name in ``SKIPS``, or None: a simple forecast that the network corrects. The network's part starts at zero.
     season_length
-        Steps of a season, for the seasonal skip path.
+        Steps of a season, along which gaps are filled, and for the seasonal skip path; or None.
     locations
         For each raw parameter of a component, whether it is a location (in the unit of the series): the skip path is
         added to those.
@@ -94,7 +95,7 @@ class ForecastNetwork(nn.Module):
         decoder_params: dict,
     ):
         super().__init__()
-        self.sizes = sizes
+        self.sizes, self.season_length = sizes, season_length
         # per target: value, observed, steps since and until an observation; per covariate: value, observed
         features = 4 * sizes.targets + 2 * (sizes.past_covariates + sizes.future_covariates)
         self.encoder = ENCODERS[encoder](input_size=features, **encoder_params)
@@ -115,7 +116,10 @@ class ForecastNetwork(nn.Module):
 
     def forward(self, window: Window) -> Float[Tensor, "batch horizon targets parameters"]:
         """Return the raw parameters of each component at each step of the horizon, in the normalised unit."""
-        target = interpolate(window.target, window.observed)
+        if self.season_length:
+            target = interpolate_seasonal(window.target, window.observed, self.season_length)
+        else:
+            target = interpolate(window.target, window.observed)
         states, final, valid = self.encode(window, target)
         code = self.pooling(states, final, valid)
         if window.static_covariates is not None:
