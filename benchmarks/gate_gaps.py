@@ -2,9 +2,10 @@
 
 `python -m benchmarks.gate_gaps --data-dir DIR` prints a table and, against `goals.toml`, one verdict a line; the exit
 status is 1 if a goal is missed. Protocol: the first 80 % of a series are for training, origins are spread evenly over
-the rest, every model forecasts `output_chunk_length` steps from the three seasons (at least 16 steps) before the
-origin without being refitted. What is removed is removed from training part and inputs alike, never from the truth. MASE is scaled by the
-seasonal naive error of all true values before the origin. Figures are means over seeds (of the gaps and of the nets).
+the rest, every model forecasts `output_chunk_length` steps from the three seasons (at least 16 steps) before the origin
+without being refitted. What is removed is removed from training part and inputs alike, never from the truth. MASE is
+scaled by the seasonal naive error of all true values before the origin. Figures are means over seeds (of the gaps and
+of the nets).
 """
 
 import argparse

@@ -208,7 +208,6 @@ class GapAwareModel(MixedCovariatesTorchModel):
 
     load = staticmethod(_allow_family(MixedCovariatesTorchModel.load))
     load_from_checkpoint = staticmethod(_allow_family(MixedCovariatesTorchModel.load_from_checkpoint))
-    load_weights = _allow_family(MixedCovariatesTorchModel.load_weights)
     load_weights_from_checkpoint = _allow_family(MixedCovariatesTorchModel.load_weights_from_checkpoint)
 
 

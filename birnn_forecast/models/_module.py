@@ -1,10 +1,11 @@
 """The Lightning module of the family: masks, normalisation, loss and metrics around a plain torch network."""
 
+from dataclasses import fields
 from typing import Any
 
 import torchmetrics
 from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
-from darts.utils.data.torch_datasets.utils import ModuleStage, PLModuleInput, PLModuleOutput
+from darts.utils.data.torch_datasets.utils import ModuleStage, PLModuleInput, PLModuleOutput, TorchTrainingBatch
 from darts.utils.torch import MonteCarloDropout
 from torch import Tensor, nn
 
@@ -46,6 +47,7 @@ class GapAwareModule(PLForecastingModule):
 
     def forward(self, x_in: PLModuleInput) -> PLModuleOutput:
         """Return the raw parameters of the horizon, ``(batch, time, components, parameters)``, in the series' unit."""
+        x_in = self._cast(x_in)
         observed = observed_mask(x_in.past_target)
         if x_in.stage is ModuleStage.TRAIN and self.masking_rate:
             observed = hide(observed, self.masking_rate)
@@ -66,6 +68,12 @@ class GapAwareModule(PLForecastingModule):
             raw = denormalise(raw, statistics, self.rin, self.roles)
         return PLModuleOutput(prediction=raw)
 
+    def _cast(self, x_in: PLModuleInput) -> PLModuleInput:
+        """Bring series of another floating-point type (a float64 covariate, say) to that of the weights."""
+        dtype = self.network.decoder.output.weight.dtype
+        names = [f.name for f in fields(x_in) if isinstance(getattr(x_in, f.name), Tensor)]
+        return x_in.replace(**{name: getattr(x_in, name).to(dtype) for name in names})
+
     def _sizes(self) -> Sizes:
         shapes = self.train_sample_shape
         if shapes is None:
@@ -85,6 +93,15 @@ class GapAwareModule(PLForecastingModule):
             static_covariates=static[0] * static[1] if static else 0,
             parameters=len(self.roles),
         )
+
+    def _train_val_step(self, batch: TorchTrainingBatch, stage: ModuleStage, criterion, metrics) -> Tensor:
+        output = self(batch.to_module_input(stage=stage))
+        loss = self._compute_loss(output, batch.future_target, criterion, batch.sample_weight)
+        # the epoch's mean is over observed targets, too: a batch without any has no say in it
+        weight = int(observed_mask(batch.future_target).sum())
+        self.log(f"{stage.value}_loss", loss, batch_size=weight, prog_bar=True, sync_dist=True)
+        self._update_metrics(output, batch.future_target, metrics)
+        return loss
 
     def _compute_loss(self, output: PLModuleOutput, target: Tensor, criterion, sample_weight: Tensor | None):
         if observed_mask(target).all():

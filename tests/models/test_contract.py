@@ -240,6 +240,7 @@ OPTIONS = {
     "normalization": "layer",
     "skip": "last",
     "season_length": 6,
+    "masking_rate": 0.0,
     "decoder_dim": 5,
     "n_filters": 3,
     "kernel_size": 5,

@@ -148,3 +148,23 @@ def test_double_precision_series(model_class):
     model = fitted(model_class, series)
     assert {value.dtype for value in model.model.parameters()} == {torch.float64}
     assert model.predict(6).dtype == np.float64
+
+
+def test_covariates_may_have_another_float_type_than_the_target(model_class):
+    series, covariate = make_series(40), make_series(60, seed=1, dtype=np.float64)
+    model = make_model(model_class).fit(series, past_covariates=covariate, future_covariates=covariate)
+    assert np.isfinite(model.predict(4, past_covariates=covariate, future_covariates=covariate).values()).all()
+
+
+def test_a_batch_without_observed_targets_has_no_say_in_the_epochs_loss():
+    series = make_series(40)
+    values = series.values().copy()
+    values[20:] = np.nan
+    gappy = series.with_values(values)
+    # batches of one window: some labels observed, some not, those of the last windows not at all
+    model = make_model(BiGRUModel, batch_size=1, masking_rate=0.0, optimizer_kwargs={"lr": 0.0})
+    model.fit(gappy, val_series=gappy)
+    logged = model.trainer.callback_metrics["val_loss"].item()
+    whole = make_model(BiGRUModel, batch_size=1000, masking_rate=0.0, optimizer_kwargs={"lr": 0.0})
+    whole.fit(gappy, val_series=gappy)
+    assert logged == pytest.approx(whole.trainer.callback_metrics["val_loss"].item(), rel=1e-4)
