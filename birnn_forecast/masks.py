@@ -87,9 +87,10 @@ def interpolate(
 def interpolate_seasonal(
     x: Float[Tensor, "batch time channels"], observed: Bool[Tensor, "batch time channels"], season_length: int
 ) -> Float[Tensor, "batch time channels"]:
-    """Fill gaps along a season: the mean of each phase over the observed seasons plus the interpolated rest.
+    """Fill gaps along a season: a straight line, the mean of each phase around it, and the interpolated rest.
 
-    A phase that was never observed is interpolated between its neighbours.
+    The line is the least-squares fit to the observed values. A phase that was never observed is interpolated between
+    its neighbours.
     """
     batch, time, channels = x.shape
     seasons = -(-time // season_length)
@@ -98,10 +99,14 @@ def interpolate_seasonal(
     def phases(y: Tensor) -> Tensor:  # (batch, seasons, phase and channel)
         return pad(y, (0, 0, ahead, 0)).reshape(batch, seasons, season_length * channels)
 
+    steps = torch.arange(time, device=x.device, dtype=x.dtype)[None, :, None].expand_as(x)
+    centred = steps - masked_mean(steps, observed)
+    slope = masked_mean(centred * fill(x, observed, 0.0), observed) / masked_mean(centred**2, observed).clamp(min=1e-6)
+    line = slope * centred
     seen = phases(observed)
-    profile = masked_mean(phases(fill(x, observed, 0.0)), seen).reshape(batch, season_length, channels)
+    profile = masked_mean(phases(fill(x - line, observed, 0.0)), seen).reshape(batch, season_length, channels)
     profile = interpolate(profile, seen.any(dim=1).reshape(batch, season_length, channels))
-    wave = profile.repeat(1, seasons, 1)[:, ahead:]
+    wave = line + profile.repeat(1, seasons, 1)[:, ahead:]
     return fill(x, observed, wave + interpolate(x - wave, observed))
 
 

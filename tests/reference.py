@@ -18,15 +18,18 @@ def interpolate(x, observed):
 
 
 def interpolate_seasonal(x, observed, season):
-    """Return one channel with its gaps filled by the mean of the phase plus the interpolated remainder."""
+    """Return one channel with its gaps filled by a line, the mean of the phase and the interpolated remainder."""
     time = len(x)
+    known = np.flatnonzero(observed)
+    slope = np.polyfit(known, x[known], 1)[0] if len(known) > 1 else 0.0
+    line = slope * (np.arange(time) - (known.mean() if len(known) else 0.0))
     profile, seen = np.zeros(season), np.zeros(season, dtype=bool)
     for phase in range(season):
-        values = [x[t] for t in range(time) if (time - 1 - t) % season == phase and observed[t]]
+        values = [x[t] - line[t] for t in range(time) if (time - 1 - t) % season == phase and observed[t]]
         seen[season - 1 - phase] = bool(values)
         profile[season - 1 - phase] = np.mean(values) if values else 0.0
     profile = interpolate(profile, seen)
-    wave = np.array([profile[season - 1 - (time - 1 - t) % season] for t in range(time)])
+    wave = line + np.array([profile[season - 1 - (time - 1 - t) % season] for t in range(time)])
     return np.where(observed, x, wave + interpolate(x - wave, observed))
 
 

@@ -58,11 +58,14 @@ def test_seasonal_interpolation_equals_the_loop(observed, season):
 
 
 def test_seasonal_interpolation_restores_a_season():
-    x = np.sin(2 * np.pi * np.arange(48) / 12) * 5
+    x = np.sin(2 * np.pi * np.arange(48) / 12) * 5 + 3 * np.arange(48)
     observed = np.ones(48, dtype=bool)
     observed[20:32] = observed[40:43] = False
     filled = masks.interpolate_seasonal(torch.tensor(x)[None, :, None], torch.tensor(observed)[None, :, None], 12)
-    np.testing.assert_allclose(filled[0, :, 0], x, atol=1e-12)
+    # the season leans on the line's slope a little
+    straight = masks.interpolate(torch.tensor(x)[None, :, None], torch.tensor(observed)[None, :, None])
+    assert np.abs(filled[0, :, 0] - x).max() < 1.5
+    assert np.abs(straight[0, :, 0] - x).max() > 4.5
 
 
 @given(windows, st.floats(0.0, 0.99))

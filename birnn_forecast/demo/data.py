@@ -67,18 +67,6 @@ def _late(history: TimeSeries) -> TimeSeries:
     return history.with_values(values)
 
 
-def hide_more(series: TimeSeries, seed: int) -> TimeSeries:
-    """Return a copy with a block of 3 to 13 weeks hidden every year or so: more gaps to learn from."""
-    rng = np.random.default_rng(seed)
-    values = series.values(copy=True)
-    start = int(rng.integers(10, 60))
-    while start < len(values):
-        length = int(rng.integers(3, 14))
-        values[start : start + length] = np.nan
-        start += length + int(rng.integers(30, 90))
-    return series.with_values(values)
-
-
 def n_missing(series: TimeSeries) -> int:
     """Return the number of missing values."""
     return int(np.isnan(series.values()).sum())

@@ -88,7 +88,7 @@ class GapAwareModel(MixedCovariatesTorchModel):
     masking_rate
         Largest share of an input chunk that is hidden from the network in training, as single values or as a block; a
         third of the input chunks stays whole. The network learns to do without, also on series without gaps. Larger is
-        more robust and slower to learn; 0 hides nothing. Default: 0.5.
+        more robust and slower to learn; 0 hides nothing. Default: 0.2.
     decoder_dim
         Size of the code of each horizon step in the decoder.
     use_static_covariates

@@ -44,7 +44,7 @@ class URNNModel(GapAwareModel):
         normalization: str | None = None,
         skip: str | None = "linear",
         season_length: int | None = None,
-        masking_rate: float = 0.5,
+        masking_rate: float = 0.2,
         decoder_dim: int = 16,
         use_static_covariates: bool = True,
         use_reversible_instance_norm: bool | dict[str, Any] = True,

@@ -154,9 +154,10 @@ def test_fit_from_dataset_is_fit(model_class, tmp_path):
     series = [make_series(60, missing=0.2), make_series(60, seed=1)]
     covariates = ([PAST, PAST], [FUTURE, FUTURE])
     # one batch, and the same weights to start from: nothing is left to chance
-    start = make_model(model_class, batch_size=1000).fit(series, *covariates)
+    params = {"batch_size": 1000, "masking_rate": 0.0}
+    start = make_model(model_class, **params).fit(series, *covariates)
     start.save(str(tmp_path / "start.pt"))
-    one, other = make_model(model_class, batch_size=1000), make_model(model_class, batch_size=1000)
+    one, other = make_model(model_class, **params), make_model(model_class, **params)
     one.load_weights(str(tmp_path / "start.pt"))
     other.load_weights(str(tmp_path / "start.pt"))
     one.fit(series, *covariates)
