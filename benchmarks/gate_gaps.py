@@ -87,7 +87,7 @@ def models(task: Task, seed: int, windows: int) -> dict:
         },
     }
     return {
-        "BiGRU": lambda: BiGRUModel(**shared, season_length=task.season),
+        "BiGRU": lambda: BiGRUModel(**shared, season_length=task.season, masking_rate=0.5),
         "BlockRNN": lambda: BlockRNNModel(**shared, model="GRU"),
         "BlockRNN + RIN": lambda: BlockRNNModel(**shared, model="GRU", use_reversible_instance_norm=True),
     }

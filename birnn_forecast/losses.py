@@ -13,8 +13,9 @@ from birnn_forecast.masks import fill, observed_mask
 from birnn_forecast.nn.normalization import MaskedInstanceNorm, WindowStatistics
 
 # What each raw parameter (before the likelihood's own link function) becomes when the series changes its unit:
-# "location" moves and scales with it, "scale" only scales, "rate" scales inversely, "log" is a location of the
-# logarithm, "free" is unaffected. Links are softplus wherever the parameter must be positive.
+# "location" moves and scales with it, "scale" only scales (by the window's scale), "level" scales by its level, "rate"
+# inversely to it, "log" is a location of the logarithm, "log odds" of one over the level, "free" is unaffected. Links
+# are softplus wherever the parameter must be positive.
 PARAMETER_ROLES: dict[LikelihoodType, tuple[str, ...]] = {
     LikelihoodType.Gaussian: ("location", "scale"),
     LikelihoodType.Laplace: ("location", "scale"),
@@ -22,8 +23,8 @@ PARAMETER_ROLES: dict[LikelihoodType, tuple[str, ...]] = {
     LikelihoodType.Gumbel: ("location", "scale"),
     LikelihoodType.Poisson: ("location",),
     LikelihoodType.NegativeBinomial: ("location", "free"),
-    LikelihoodType.HalfNormal: ("location",),
-    LikelihoodType.Weibull: ("location", "free"),
+    LikelihoodType.HalfNormal: ("level",),
+    LikelihoodType.Weibull: ("level", "free"),
     LikelihoodType.Exponential: ("rate",),
     LikelihoodType.Gamma: ("free", "rate"),
     LikelihoodType.LogNormal: ("log", "free"),
@@ -31,7 +32,7 @@ PARAMETER_ROLES: dict[LikelihoodType, tuple[str, ...]] = {
     LikelihoodType.Beta: ("free", "free"),
     LikelihoodType.ContinuousBernoulli: ("free",),
     LikelihoodType.Dirichlet: ("free",),
-    LikelihoodType.Geometric: ("free",),
+    LikelihoodType.Geometric: ("log odds",),
 }
 
 
@@ -61,10 +62,14 @@ def denormalise(raw: Tensor, statistics: WindowStatistics, norm: MaskedInstanceN
         elif role == "scale":
             unit = scale / norm.safe_weight.abs() if norm.affine else scale
             y = inverse_softplus(softplus(y) * unit)
+        elif role == "level":
+            y = inverse_softplus(softplus(y) * level)
         elif role == "rate":
             y = inverse_softplus(softplus(y) / level)
         elif role == "log":
             y = y + level.log()
+        elif role == "log odds":
+            y = y - level.log()
         out.append(y)
     return torch.stack(out, dim=-1)
 
@@ -110,8 +115,8 @@ def masked_loss(
             loss = (loss * sample_weight.expand_as(target)[observed]).mean()
         return loss
     weight = observed.to(target.dtype) * (observed.numel() / count)
-    if sample_weight is not None:
-        weight = weight * sample_weight
+    if sample_weight is not None:  # may be missing where the target is
+        weight = fill(weight * sample_weight, observed, 0.0)
     target = fill(target, observed, _inside_support(target, observed))
     if likelihood.type is LikelihoodType.Dirichlet:
         weight = weight.mean(dim=-1)

@@ -47,7 +47,7 @@ def batch(likelihood_name, batch_size=4, time=5, components=2, missing=0.4):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_likelihood_loss_is_the_mean_over_observed_targets(name, weighted):
     likelihood, raw, target, observed = batch(name)
-    weight = torch.rand_like(target) if weighted else None
+    weight = torch.rand_like(target).masked_fill(~observed, float("nan")) if weighted else None
     raw.requires_grad_()
     with_gaps = target.masked_fill(~observed, float("nan"))
     loss = losses.masked_loss(raw, with_gaps, None, likelihood, weight)
@@ -135,7 +135,7 @@ def test_quantiles_start_apart_around_the_skip_path():
 
 
 # families closed under a change of unit: the density of `k x` under the parameters of the unit `k` is 1/k times as high
-SCALED = ["Gaussian", "Laplace", "Cauchy", "Gumbel", "Exponential", "Gamma", "LogNormal"]
+SCALED = ["Gaussian", "Laplace", "Cauchy", "Gumbel", "Exponential", "Gamma", "LogNormal", "HalfNormal", "Weibull"]
 
 
 @pytest.mark.parametrize("name", SCALED)
@@ -150,6 +150,15 @@ def test_parameters_follow_the_unit_of_the_series(name):
     loss = likelihood.compute_loss(losses.denormalise(raw, statistics, norm, roles), target, None)
     other = likelihood.compute_loss(losses.denormalise(raw, scaled, norm, roles), factor * target, None)
     assert (other - loss).item() == pytest.approx(np.log(factor), rel=5e-3)
+
+
+def test_geometric_follows_the_level_of_the_series():
+    likelihood, raw, *_ = batch("Geometric")
+    norm = MaskedInstanceNorm(2).double()
+    for level in (50.0, 50_000.0):
+        statistics = WindowStatistics(torch.full((4, 1, 2), level).double(), torch.ones(4, 1, 2).double())
+        p = likelihood._params_from_output(losses.denormalise(0 * raw, statistics, norm, ("log odds",)))[0]
+        torch.testing.assert_close((1 - p) / p, torch.full_like(p, level))
 
 
 def test_softplus_inverse_holds_over_the_range_of_float32():

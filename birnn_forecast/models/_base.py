@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 from darts.models.forecasting.torch_forecasting_model import MixedCovariatesTorchModel
 from darts.utils.data.torch_datasets.utils import TorchTrainingSample, _parse_input_chunk_length
 from darts.utils.serialization import add_safe_globals, safe_globals
-from torch import nn
+from darts.utils.ts_utils import series2seq
+from torch.nn.modules import activation
 
-from birnn_forecast.models._checks import check_choice, check_integer, check_series
+from birnn_forecast.models._checks import check_choice, check_integer, check_labels, check_series, check_share
 from birnn_forecast.models._docs import full_docstring, full_signature
 from birnn_forecast.models._module import GapAwareModule
 from birnn_forecast.nn.decoders import SKIPS
@@ -25,6 +26,16 @@ CHOICES: dict[str, list[str | None]] = {
     "pooling": [*POOLINGS],
     "normalization": [*NORMALIZATIONS, None],
     "skip": [*SKIPS, None],
+}
+# those that act on each value and need no parameter
+ACTIVATIONS = {*activation.__all__} - {
+    "GLU",
+    "LogSoftmax",
+    "MultiheadAttention",
+    "Softmax",
+    "Softmax2d",
+    "Softmin",
+    "Threshold",
 }
 COUNTS = ("hidden_dim", "n_rnn_layers", "decoder_dim", "n_filters", "kernel_size", "n_conv_layers")
 
@@ -57,11 +68,12 @@ class GapAwareModel(MixedCovariatesTorchModel):
     model
         The recurrent cell: "RNN", "GRU" or "LSTM".
     hidden_dim
-        Number of units of each recurrent layer, per direction.
+        Number of units of each recurrent layer, per direction. Default: 32.
     n_rnn_layers
-        Number of recurrent layers.
+        Number of recurrent layers. Default: 1.
     hidden_fc_sizes
         Sizes of the decoder's hidden layers, if any, between a horizon step's code and its output.
+        Default: ``None``.
     dropout
         Share of units dropped between the layers of encoder and decoder; ``predict(mc_dropout=True)`` keeps it on.
         Default: 0.
@@ -79,9 +91,9 @@ class GapAwareModel(MixedCovariatesTorchModel):
     normalization
         Normalisation between recurrent layers: "batch", "layer" or ``None``. Default: ``None``.
     skip
-        A simple forecast beside the network, which starts at zero and learns to correct it: "last" (last observed
-        value), "linear" (a linear map of the input chunk, its gaps interpolated), "seasonal" (a learnt weighted mean
-        of the observed values of the same phase in past seasons), or ``None``.
+        A simple forecast beside the network, which starts at zero and learns to correct it: "last" (the last value,
+        gaps filled), "linear" (a linear map of the input chunk, its gaps interpolated), "seasonal" (a learnt weighted
+        mean of the observed values of the same phase in past seasons), or ``None``. Default: "linear".
     season_length
         Number of time steps of a season, if there is one: gaps in the input chunk are then filled along it instead of
         by straight lines. Needed for ``skip="seasonal"``. Default: ``None``.
@@ -90,7 +102,7 @@ class GapAwareModel(MixedCovariatesTorchModel):
         third of the input chunks stays whole. The network learns to do without, also on series without gaps. Larger is
         more robust and slower to learn; 0 hides nothing. Default: 0.2.
     decoder_dim
-        Size of the code of each horizon step in the decoder.
+        Size of the code of each horizon step in the decoder. Default: 16.
     use_static_covariates
         Whether to use the static covariates of the target series, where they have any. Default: ``True``.
     use_reversible_instance_norm
@@ -128,20 +140,23 @@ class GapAwareModel(MixedCovariatesTorchModel):
             if name in params:
                 check_integer(name, params[name])
         check_integer("output_chunk_shift", params["output_chunk_shift"], minimum=0)
-        for size in params["hidden_fc_sizes"] or ():
+        sizes = params["hidden_fc_sizes"]
+        if not isinstance(sizes, list | tuple | None):
+            raise ValueError(f"`hidden_fc_sizes` must be a list of sizes or None, got {sizes!r}.")
+        for size in sizes or ():
             check_integer("hidden_fc_sizes", size)
-        if not 0 <= params["dropout"] < 1:
-            raise ValueError(f"`dropout` must be a share of at least 0 and below 1, got {params['dropout']!r}.")
-        activation = getattr(nn, params["activation"], None) if isinstance(params["activation"], str) else None
-        if not (isinstance(activation, type) and issubclass(activation, nn.Module)):
+        check_share("dropout", params["dropout"])
+        check_share("masking_rate", params["masking_rate"])
+        if not isinstance(params.get("bidirectional", True), bool):
+            raise ValueError(f"`bidirectional` must be True or False, got {params['bidirectional']!r}.")
+        if not isinstance(params["activation"], str) or params["activation"] not in ACTIVATIONS:
             raise ValueError(
                 f"`activation` must be the name of an activation in torch.nn such as 'ReLU', "
                 f"got {params['activation']!r}."
             )
-        if not 0 <= params["masking_rate"] < 1:
-            raise ValueError(
-                f"`masking_rate` must be a share of at least 0 and below 1, got {params['masking_rate']!r}."
-            )
+        norm = params["use_reversible_instance_norm"]
+        if isinstance(norm, dict) and not norm.keys() <= {"affine", "eps"}:
+            raise ValueError(f"`use_reversible_instance_norm` takes the keys 'affine' and 'eps', got {[*norm]}.")
         if params["skip"] == "seasonal" and params["season_length"] is None:
             raise ValueError("`season_length` must be given (in time steps) with `skip='seasonal'`, got None.")
         if params["season_length"] is not None:
@@ -192,10 +207,15 @@ class GapAwareModel(MixedCovariatesTorchModel):
     def min_input_chunk_length(self) -> int:
         return self._min_input_chunk_length
 
-    # Every workflow of Darts cuts its windows through these two hooks
+    # Every workflow of Darts cuts its windows through these hooks
+
+    def _setup_for_fit_from_dataset(self, *args, val_series=None, **kwargs):
+        check_series("val_series", series2seq(val_series), needs_value=True)
+        return super()._setup_for_fit_from_dataset(*args, val_series=val_series, **kwargs)
 
     def _build_train_dataset(self, series, past_covariates, future_covariates, sample_weight, *args, **kwargs):
         check_series("series", series, needs_value=True)
+        check_labels(series, self.min_input_chunk_length + self.output_chunk_shift)
         check_series("past_covariates", past_covariates)
         check_series("future_covariates", future_covariates)
         return super()._build_train_dataset(series, past_covariates, future_covariates, sample_weight, *args, **kwargs)

@@ -20,6 +20,22 @@ def check_integer(name: str, value: Any, minimum: int = 1) -> None:
         raise ValueError(f"`{name}` must be an integer >= {minimum}, got {value!r}.")
 
 
+def check_share(name: str, value: Any) -> None:
+    """Raise unless `value` is a number of at least 0 and below 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < 1:
+        raise ValueError(f"`{name}` must be a share of at least 0 and below 1, got {value!r}.")
+
+
+def check_labels(series: Sequence[TimeSeries], first: int) -> None:
+    """Raise unless some value from step `first` on, where a forecast may be asked for, is observed."""
+    labels = [one.all_values(copy=False)[first:] for one in series if len(one) > first]
+    if labels and all(np.isnan(values).all() for values in labels):  # too short a series is Darts' to report
+        raise ValueError(
+            f"`series` must have an observed value after its first {first} steps (the shortest input chunk and the "
+            "shift), but there is nothing to learn from: shorten `input_chunk_length`."
+        )
+
+
 def check_series(name: str, series: Sequence[TimeSeries] | None, needs_value: bool = False) -> None:
     """Raise unless all values are finite or NaN, with at least one value if `needs_value`."""
     series = series or ()

@@ -94,7 +94,7 @@ class HorizonDecoder(nn.Module):
 
 
 class LastSkip(nn.Module):
-    """The last observed value, repeated (a random walk's forecast)."""
+    """The last value (gaps are filled), repeated: a random walk's forecast."""
 
     def __init__(self, length: int, horizon: int, shift: int = 0, season_length: int | None = None):
         super().__init__()

@@ -20,9 +20,9 @@ class WindowStatistics(NamedTuple):
 class MaskedInstanceNorm(nn.Module):
     """Reversible instance normalisation over the observed values of a window (Kim et al. 2022, RevIN).
 
-    A window without any observation takes the level of the training data; one whose observed values are all equal
-    (or a single one) takes the scale of the training data, since its own would be zero. Both are running averages
-    over the training windows, kept as buffers.
+    A window without any observation takes level and scale of the training data. One whose observed values are all
+    equal (or a single one) has a level, but no scale: it takes the scale that training windows have on average, or
+    that they have in relation to their level where this is smaller. These averages are kept as buffers.
 
     Parameters
     ----------
@@ -42,7 +42,10 @@ class MaskedInstanceNorm(nn.Module):
 
     typical_mean: Tensor
     typical_var: Tensor
+    typical_scale: Tensor
+    typical_ratio: Tensor
     windows_tracked: Tensor
+    varying_tracked: Tensor
 
     def __init__(self, input_dim: int, eps: float = 0.0, affine: bool = True):
         super().__init__()
@@ -53,20 +56,26 @@ class MaskedInstanceNorm(nn.Module):
             self.affine_bias = nn.Parameter(torch.zeros(input_dim))
         self.register_buffer("typical_mean", torch.zeros(1, 1, input_dim))
         self.register_buffer("typical_var", torch.ones(1, 1, input_dim))
+        self.register_buffer("typical_scale", torch.zeros(1, 1, input_dim))
+        self.register_buffer("typical_ratio", torch.zeros(1, 1, input_dim))
         self.register_buffer("windows_tracked", torch.zeros(1, 1, input_dim, dtype=torch.long))
+        self.register_buffer("varying_tracked", torch.zeros(1, 1, input_dim, dtype=torch.long))
 
     def forward(
         self, x: Float[Tensor, "batch time components"], observed: Bool[Tensor, "batch time components"]
     ) -> tuple[Float[Tensor, "batch time components"], WindowStatistics]:
         """Return the normalised window (0 where missing) and the statistics that undo it."""
-        if self.training:
-            self._track(x, observed)
         any_observed = observed.any(dim=1, keepdim=True)
-        mean = torch.where(any_observed, masked_mean(x, observed), self.typical_mean)
+        mean = masked_mean(x, observed)
         var = masked_var(x, observed, mean)
         # all values equal, up to the rounding of their mean
         rounding = (8 * torch.finfo(x.dtype).eps * mean).square()
-        var = torch.where(var > rounding, var, torch.maximum(self.typical_var, rounding)) + self.eps
+        varies = var > rounding
+        if self.training:
+            self._track(x, observed, mean, var, varies)
+        mean = torch.where(any_observed, mean, self.typical_mean)
+        borrowed = torch.where(any_observed, self._borrowed_scale(mean).square(), self.typical_var)
+        var = torch.where(varies, var, torch.maximum(borrowed, rounding)) + self.eps
         scale = torch.where(var > 0, var, 1.0).sqrt()
         mean, scale = mean.detach(), scale.detach()
         y = (fill(x, observed, 0.0) - mean) / scale
@@ -86,17 +95,29 @@ class MaskedInstanceNorm(nn.Module):
         tiny = torch.where(self.affine_weight < 0, -1e-3, 1e-3).to(self.affine_weight.dtype)
         return torch.where(self.affine_weight.abs() < 1e-3, tiny, self.affine_weight)
 
+    def _borrowed_scale(self, mean: Tensor) -> Tensor:
+        """Return the scale for a window of which only the level is known."""
+        relative = self.typical_ratio * mean.abs()
+        scale = torch.where(relative > 0, torch.minimum(relative, self.typical_scale), self.typical_scale)
+        # no training window varies (an input chunk of one step): the scale of all of them together
+        return torch.where(self.varying_tracked > 0, scale, self.typical_var.sqrt())
+
     @torch.no_grad()
-    def _track(self, x: Tensor, observed: Tensor) -> None:
-        rows = observed.any(dim=1, keepdim=True).sum(dim=0, keepdim=True)
-        tracked = self.windows_tracked + rows
-        share = torch.where(rows > 0, rows / tracked.clamp(min=1), 0.0).to(x.dtype)
+    def _track(self, x: Tensor, observed: Tensor, mean: Tensor, var: Tensor, varies: Tensor) -> None:
         flat, seen = x.reshape(1, -1, x.shape[-1]), observed.reshape(1, -1, x.shape[-1])
-        new_mean = self.typical_mean + share * (masked_mean(flat, seen) - self.typical_mean)
-        new_var = self.typical_var + share * (masked_var(flat, seen, new_mean) - self.typical_var)
-        self.typical_mean.copy_(new_mean)
-        self.typical_var.copy_(new_var)
-        self.windows_tracked.copy_(tracked)
+        rows = observed.any(dim=1, keepdim=True).sum(dim=0, keepdim=True)
+        self.windows_tracked += rows
+        share = (rows / self.windows_tracked.clamp(min=1)).to(x.dtype)
+        self.typical_mean += share * (masked_mean(flat, seen) - self.typical_mean)
+        self.typical_var += share * (masked_var(flat, seen, self.typical_mean) - self.typical_var)
+        scale = var.sqrt()
+        ratio = scale / torch.maximum(mean.abs(), 1e-3 * scale)
+        rows = varies.sum(dim=0, keepdim=True)
+        self.varying_tracked += rows
+        share = (rows / self.varying_tracked.clamp(min=1)).to(x.dtype)
+        for typical, value in ((self.typical_scale, scale), (self.typical_ratio, ratio)):
+            average = masked_mean(value.transpose(0, 1), varies.transpose(0, 1))
+            typical += share * (average - typical)
 
 
 class MaskedBatchNorm(nn.BatchNorm1d):

@@ -15,12 +15,20 @@ BAD_OPTIONS = {
     "pooling": [("max", "'last', 'mean', 'attention', got 'max'"), (None, "got None")],
     "normalization": [("instance", "'batch', 'layer', None, got 'instance'")],
     "skip": [("naive", "'last', 'linear', 'seasonal', None, got 'naive'")],
-    "activation": [("Rélu", "got 'Rélu'"), ("Module_", "got"), (None, "got None"), ("functional", "got")],
+    "activation": [
+        ("Rélu", "got 'Rélu'"),
+        ("Module_", "got"),
+        (None, "got None"),
+        ("functional", "got"),
+        ("Linear", "got"),
+    ],
     "hidden_dim": [(0, ">= 1, got 0"), (2.5, "got 2.5"), (True, "got True"), ("8", "got '8'")],
     "n_rnn_layers": [(0, ">= 1, got 0")],
     "decoder_dim": [(-1, ">= 1, got -1")],
-    "hidden_fc_sizes": [([8, 0], ">= 1, got 0")],
-    "dropout": [(1.0, "below 1, got 1.0"), (-0.1, "got -0.1")],
+    "hidden_fc_sizes": [([8, 0], ">= 1, got 0"), (5, "a list of sizes or None, got 5")],
+    "dropout": [(1.0, "below 1, got 1.0"), (-0.1, "got -0.1"), ("a", "got 'a'")],
+    "masking_rate": [(1.0, "below 1, got 1.0"), (None, "got None")],
+    "bidirectional": [("no", "True or False, got 'no'")],
     "season_length": [(0, ">= 1, got 0"), (2.5, "got 2.5")],
     "output_chunk_shift": [(-1, ">= 0, got -1")],
     "output_chunk_length": [(0, ">= 1, got 0")],
@@ -84,7 +92,7 @@ def test_bad_series(model_class, kind):
         make_model(model_class).fit(series)
     with pytest.raises(ValueError, match=rf"`series\[1\]` must .*{message}"):
         make_model(model_class).fit([good, series])
-    with pytest.raises(ValueError, match=f"`series` must .*{message}"):
+    with pytest.raises(ValueError, match=f"`val_series` must .*{message}"):
         make_model(model_class).fit(good, val_series=series)
     with pytest.raises(ValueError, match=rf"`series\[1\]` must .*{message}"):
         model.predict(4, [good, series])
@@ -149,3 +157,15 @@ def test_other_number_of_components(model_class):
         model.predict(4, make_series())
     with pytest.raises(ValueError, match="dimensionality"):
         model.fit(make_series())
+
+
+def test_unknown_key_of_the_instance_norm():
+    with pytest.raises(ValueError, match="takes the keys 'affine' and 'eps'"):
+        make_model(BiGRUModel, use_reversible_instance_norm={"foo": 1})
+
+
+def test_labels_that_are_all_missing(model_class):
+    series = make_series(40)
+    history_only = series.with_values(np.where(np.arange(40)[:, None] < 12, series.values(), np.nan))
+    with pytest.raises(ValueError, match="`series` must have an observed value after its first 12 steps"):
+        make_model(model_class).fit(history_only)

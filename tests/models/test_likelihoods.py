@@ -10,7 +10,7 @@ from darts.utils.likelihood_models.torch import DirichletLikelihood, GaussianLik
 
 from birnn_forecast import BiGRUModel, CNNBiLSTMModel, URNNModel
 from birnn_forecast.losses import PARAMETER_ROLES, masked_loss
-from tests.conftest import make_series
+from tests.conftest import make_model, make_series
 from tests.models.contract_helpers import assert_finite_weights, assert_same, differs, fitted, two_models
 
 LIKELIHOODS = {
@@ -176,3 +176,12 @@ def test_prior_keeps_its_strength_over_gaps():
     target[:, ::3] = torch.nan
     with_prior, without = (masked_loss(prediction, target, None, one, None) for one in (prior, plain))
     torch.testing.assert_close(with_prior - without, difference)
+
+
+@pytest.mark.parametrize("likelihood", [None, QuantileRegression([0.1, 0.5, 0.9]), GaussianLikelihood()])
+def test_weights_may_be_missing_where_the_target_is(likelihood):
+    series = make_series(40, missing=0.2)
+    weight = series.with_values(np.where(np.isnan(series.values()), np.nan, 1.0).astype(np.float32))
+    model = make_model(BiGRUModel, likelihood=likelihood)
+    forecast = model.fit(series, sample_weight=weight).predict(4, num_samples=1 if likelihood is None else 5)
+    assert np.isfinite(forecast.all_values()).all()

@@ -58,10 +58,26 @@ def test_a_window_that_says_nothing_takes_level_and_scale_of_the_training_data()
     _, (mean, scale) = norm(x, torch.zeros_like(observed))
     torch.testing.assert_close(mean[0, 0], flat.mean(0))
     torch.testing.assert_close(scale[0, 0], flat.std(0, correction=0))
-    constant = torch.full_like(x, 123.456)
-    _, (mean, scale) = norm(constant, observed)
-    assert mean[0, 0].tolist() == pytest.approx([123.456, 123.456])
-    torch.testing.assert_close(scale[0, 0], flat.std(0, correction=0))
+
+
+def test_a_window_without_a_scale_borrows_one_that_fits_its_level():
+    x, observed = window()
+    levels = torch.tensor([1.0, 1.0, 1e5, 1e5], dtype=torch.float64)[:, None, None]
+    norm = MaskedInstanceNorm(2).double().train()
+    norm(x * levels, observed)
+    norm.eval()
+    for level in (50.0, 50e5):
+        single = observed & (torch.arange(12) == 3)[None, :, None]
+        _, (mean, scale) = norm(torch.full_like(x, level), single)
+        assert mean[0, 0].tolist() == pytest.approx([level] * 2)
+        assert ((0.02 * level < scale) & (scale < 0.1 * level)).all()
+
+
+def test_where_no_window_varies_the_scale_is_that_of_all_together():
+    x = torch.tensor([[[1.0]], [[5.0]]])
+    norm = MaskedInstanceNorm(1).train()
+    _, (_, scale) = norm(x, torch.ones_like(x, dtype=torch.bool))
+    torch.testing.assert_close(scale, torch.full_like(x, 2.0))
 
 
 def test_training_level_is_the_mean_over_all_batches():
