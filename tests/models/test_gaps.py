@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from darts import TimeSeries
+from darts.utils.likelihood_models import QuantileRegression
 
 from birnn_forecast import BiGRUModel, URNNModel
 from tests.conftest import make_model, make_series
@@ -168,3 +170,29 @@ def test_a_batch_without_observed_targets_has_no_say_in_the_epochs_loss():
     whole = make_model(BiGRUModel, batch_size=1000, masking_rate=0.0, optimizer_kwargs={"lr": 0.0})
     whole.fit(gappy, val_series=gappy)
     assert logged == pytest.approx(whole.trainer.callback_metrics["val_loss"].item(), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_bands_widen_with_the_length_of_a_trailing_gap():
+    def walk(length, seed):
+        return np.cumsum(np.random.default_rng(seed).normal(size=length)).astype(np.float32)
+
+    model = make_model(
+        BiGRUModel,
+        input_chunk_length=24,
+        hidden_dim=32,
+        decoder_dim=16,
+        likelihood=QuantileRegression([0.1, 0.5, 0.9]),
+        n_epochs=15,
+        batch_size=64,
+        optimizer_kwargs={"lr": 3e-3},
+    ).fit(TimeSeries.from_values(walk(800, 0)))
+    widths = []
+    for gap in (0, 2, 4, 8):
+        windows = walk(1440, 1).reshape(60, 24)
+        windows[:, 24 - gap :] = np.nan
+        forecasts = model.predict(4, [TimeSeries.from_values(w) for w in windows], predict_likelihood_parameters=True)
+        widths.append(np.mean([f.values()[:, 2] - f.values()[:, 0] for f in forecasts]))
+    # a random walk's 80 % band, averaged over the four steps
+    assert widths[0] == pytest.approx(2.563 * np.sqrt([1, 2, 3, 4]).mean(), rel=0.15)
+    assert all(np.diff(widths) > 0.2)
