@@ -89,8 +89,9 @@ def interpolate_seasonal(
 ) -> Float[Tensor, "batch time channels"]:
     """Fill gaps along a season: a straight line, the mean of each phase around it, and the interpolated rest.
 
-    The line is the least-squares fit to the observed values. A phase that was never observed is interpolated between
-    its neighbours.
+    The line is the least-squares fit to the observed values, level unless they are spread over as much time as one and
+    a half seasons (else a season's rise would pass for a trend). A phase that was never observed is interpolated
+    between its neighbours.
     """
     batch, time, channels = x.shape
     seasons = -(-time // season_length)
@@ -101,7 +102,9 @@ def interpolate_seasonal(
 
     steps = torch.arange(time, device=x.device, dtype=x.dtype)[None, :, None].expand_as(x)
     centred = steps - masked_mean(steps, observed)
-    slope = masked_mean(centred * fill(x, observed, 0.0), observed) / masked_mean(centred**2, observed).clamp(min=1e-6)
+    spread = masked_mean(centred.square(), observed)
+    enough = spread >= (1.5 * season_length) ** 2 / 12  # the variance of the steps of one and a half seasons
+    slope = torch.where(enough, masked_mean(centred * fill(x, observed, 0.0), observed) / spread.clamp(min=1e-6), 0.0)
     line = slope * centred
     seen = phases(observed)
     profile = masked_mean(phases(fill(x - line, observed, 0.0)), seen).reshape(batch, season_length, channels)

@@ -21,8 +21,10 @@ def interpolate_seasonal(x, observed, season):
     """Return one channel with its gaps filled by a line, the mean of the phase and the interpolated remainder."""
     time = len(x)
     known = np.flatnonzero(observed)
-    slope = np.polyfit(known, x[known], 1)[0] if len(known) > 1 else 0.0
-    line = slope * (np.arange(time) - (known.mean() if len(known) else 0.0))
+    centre = known.mean() if len(known) else 0.0
+    enough = len(known) > 0 and known.var() >= (1.5 * season) ** 2 / 12
+    slope = np.polyfit(known, x[known], 1)[0] if enough else 0.0
+    line = slope * (np.arange(time) - centre)
     profile, seen = np.zeros(season), np.zeros(season, dtype=bool)
     for phase in range(season):
         values = [x[t] - line[t] for t in range(time) if (time - 1 - t) % season == phase and observed[t]]

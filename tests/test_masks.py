@@ -68,6 +68,15 @@ def test_seasonal_interpolation_restores_a_season():
     assert np.abs(straight[0, :, 0].numpy() - x).max() > 4.5
 
 
+def test_seasonal_interpolation_does_not_extrapolate_a_slope_that_few_neighbours_seem_to_have():
+    x = np.zeros(104)
+    x[50:53] = [-1.0, 0.0, 1.0]
+    observed = np.zeros(104, dtype=bool)
+    observed[50:53] = True
+    filled = masks.interpolate_seasonal(torch.tensor(x)[None, :, None], torch.tensor(observed)[None, :, None], 52)
+    assert filled.abs().max() < 1.5
+
+
 @given(windows, st.floats(0.0, 0.99))
 def test_hiding_takes_observations_away_and_adds_none(observed, rate):
     mask = torch.tensor(observed)
