@@ -5,8 +5,9 @@ import pytest
 import torch
 import torchmetrics
 from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
+from darts.utils.callbacks import TFMProgressBar
 from darts.utils.data.torch_datasets.utils import PLModuleOutput
-from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.callbacks import Callback, EarlyStopping
 
 from birnn_forecast import BiGRUModel
 from birnn_forecast.losses import masked_loss, update_metrics
@@ -199,3 +200,35 @@ def test_reversible_norm_options(model_class):
     assert [name for name, _ in plain.model.named_parameters() if "rin" in name] == []
     assert [name for name, _ in fitted(model_class, series).model.named_parameters() if "rin" in name]
     assert differs(plain.predict(4), fitted(model_class, series).predict(4))
+
+
+def test_validation_every_other_epoch():
+    class Count(Callback):
+        runs = 0
+
+        def on_validation_epoch_end(self, trainer, pl_module):
+            Count.runs += not trainer.sanity_checking
+
+    model = make_model(
+        BiGRUModel, n_epochs=4, nr_epochs_val_period=2, pl_trainer_kwargs=quiet_trainer(callbacks=[Count()])
+    )
+    model.fit(make_series(40), val_series=make_series(40, seed=1))
+    assert Count.runs == 2
+
+
+def test_tensorboard_logs_are_written(tmp_path):
+    model = make_model(
+        BiGRUModel,
+        log_tensorboard=True,
+        model_name="logged",
+        work_dir=str(tmp_path),
+        pl_trainer_kwargs={"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False},
+    )
+    model.fit(make_series(40))
+    assert list((tmp_path / "logged").rglob("events.out.tfevents*"))
+
+
+def test_darts_progress_bar(capsys):
+    trainer = quiet_trainer(enable_progress_bar=True, callbacks=[TFMProgressBar()])
+    make_model(BiGRUModel, pl_trainer_kwargs=trainer).fit(make_series(40))
+    assert "Epoch 0" in capsys.readouterr().out

@@ -16,6 +16,7 @@ from darts.models import (
 )
 from darts.utils.likelihood_models import GaussianLikelihood, QuantileRegression
 
+from birnn_forecast import BiGRUModel
 from tests.conftest import make_model, make_series
 from tests.models.contract_helpers import FUTURE, PAST, assert_same, fitted, two_models
 
@@ -216,3 +217,20 @@ def test_shap(model_class):
     assert values.n_components == 3 + 4
     assert np.isfinite(values.values()).all()
     assert np.abs(values.values()).max() > 0
+
+
+def test_retraining_when_a_callable_says_so():
+    series = make_series(40, missing=0.2)
+
+    def first_only(counter, pred_time, train_series, past_covariates, future_covariates):
+        return counter == 0
+
+    once, always = (
+        make_model(BiGRUModel).historical_forecasts(
+            series, retrain=retrain, start=32, forecast_horizon=4, stride=2, last_points_only=False
+        )
+        for retrain in (first_only, True)
+    )
+    assert len(once) == len(always) == 3
+    assert_same(once[0], always[0])
+    assert not np.allclose(once[2].values(), always[2].values(), rtol=1e-6)
