@@ -27,7 +27,7 @@ from birnn_forecast import BiGRUModel
 # those with at least twenty seasons of history, one of each frequency
 DATA_SETS = ("beer (quarterly)", "gasoline (weekly)", "taylor (half-hourly)")
 SHARE = 0.3
-STEPS, BATCH, ORIGINS = 400, 32, 20
+BATCH, ORIGINS = 32, 20
 
 
 def remove(series: TimeSeries, season: int, blocks: bool, rng: np.random.Generator) -> TimeSeries:
@@ -69,14 +69,14 @@ def window(task: Task) -> int:
     return max(16, 3 * task.season)
 
 
-def models(task: Task, seed: int, windows: int) -> dict:
+def models(task: Task, seed: int, windows: int, steps: int) -> dict:
     """Return the contenders; the same settings for all data, the season apart, and equal numbers of steps."""
     shared = {
         "input_chunk_length": window(task),
         "output_chunk_length": task.output_chunk_length,
         "hidden_dim": 32,
         "batch_size": BATCH,
-        "n_epochs": max(1, STEPS * BATCH // windows),
+        "n_epochs": max(1, steps * BATCH // windows),
         "random_state": seed,
         "pl_trainer_kwargs": {
             "accelerator": "cpu",
@@ -93,12 +93,12 @@ def models(task: Task, seed: int, windows: int) -> dict:
     }
 
 
-def run(name: str, folder: Path, seed: int) -> dict[str, float]:
+def run(name: str, folder: Path, seed: int, steps: int) -> dict[str, float]:
     """Return the MASE of every contender on one data set."""
     task = TASKS[name]
     truth = task.load(folder)
     cut = int(0.8 * len(truth))
-    contenders = models(task, seed, cut - window(task) - task.output_chunk_length + 1)
+    contenders = models(task, seed, cut - window(task) - task.output_chunk_length + 1, steps)
     row = {"BiGRU full": score(contenders["BiGRU"](), truth, truth, task, cut)}
     for kind in ("random", "blocks"):
         gappy = remove(truth, task.season, kind == "blocks", np.random.default_rng(seed))
@@ -127,6 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, required=True, help="folder with darts_small/ and rdatasets_small/")
     parser.add_argument("--seeds", type=lambda s: [int(x) for x in s.split(",")], default=[1, 2, 3])
+    parser.add_argument("--steps", type=int, default=400, help="training steps of every net")
     parser.add_argument("--data-sets", nargs="+", choices=TASKS, default=DATA_SETS)
     options = parser.parse_args(arguments)
     warnings.filterwarnings("ignore")
@@ -134,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
         logging.getLogger(logger).setLevel(logging.ERROR)
     table = {}
     for name in options.data_sets:
-        rows = [run(name, options.data_dir, seed) for seed in options.seeds]
+        rows = [run(name, options.data_dir, seed, options.steps) for seed in options.seeds]
         table[name] = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
         spread = {key: float(np.std([row[key] for row in rows])) for key in rows[0]}
         print(f"\n{name}, MASE, mean (std) of seeds {options.seeds}")
