@@ -10,7 +10,14 @@ from darts.utils.serialization import add_safe_globals, safe_globals
 from darts.utils.ts_utils import series2seq
 from torch.nn.modules import activation
 
-from birnn_forecast.models._checks import check_choice, check_integer, check_labels, check_series, check_share
+from birnn_forecast.models._checks import (
+    check_choice,
+    check_integer,
+    check_labels,
+    check_series,
+    check_share,
+    check_weights,
+)
 from birnn_forecast.models._docs import full_docstring, full_signature
 from birnn_forecast.models._module import GapAwareModule
 from birnn_forecast.nn.decoders import SKIPS
@@ -217,6 +224,7 @@ class GapAwareModel(MixedCovariatesTorchModel):
     def _build_train_dataset(self, series, past_covariates, future_covariates, sample_weight, *args, **kwargs):
         check_series("series", series, needs_value=True)
         check_labels(series, self.min_input_chunk_length + self.output_chunk_shift)
+        check_weights(series, sample_weight)
         check_series("past_covariates", past_covariates)
         check_series("future_covariates", future_covariates)
         return super()._build_train_dataset(series, past_covariates, future_covariates, sample_weight, *args, **kwargs)

@@ -36,6 +36,19 @@ def check_labels(series: Sequence[TimeSeries], first: int) -> None:
         )
 
 
+def check_weights(series: Sequence[TimeSeries], sample_weight: Sequence[TimeSeries] | str | None) -> None:
+    """Raise unless every observed value has a finite weight, where there are any."""
+    if sample_weight is None or isinstance(sample_weight, str):
+        return
+    for i, (one, weight) in enumerate(zip(series, sample_weight, strict=False)):  # Darts compares the numbers
+        values, weights = one.slice_intersect_values(weight), weight.slice_intersect_values(one)
+        if (~np.isfinite(weights) & ~np.isnan(values)).any():
+            raise ValueError(
+                f"`sample_weight[{i}]` must be finite wherever the target is observed, got NaN or an infinite value: "
+                "use 0 for what should have no influence."
+            )
+
+
 def check_series(name: str, series: Sequence[TimeSeries] | None, needs_value: bool = False) -> None:
     """Raise unless all values are finite or NaN, with at least one value if `needs_value`."""
     series = series or ()

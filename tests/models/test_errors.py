@@ -169,3 +169,13 @@ def test_labels_that_are_all_missing(model_class):
     history_only = series.with_values(np.where(np.arange(40)[:, None] < 12, series.values(), np.nan))
     with pytest.raises(ValueError, match="`series` must have an observed value after its first 12 steps"):
         make_model(model_class).fit(history_only)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_of_observed_values_must_be_finite(bad):
+    series = make_series(40, components=2, missing=0.2)
+    values = np.ones((50, 1), dtype=np.float32)
+    values[20] = bad
+    weight = make_series(50).with_values(values)
+    with pytest.raises(ValueError, match=r"`sample_weight\[1\]` must be finite wherever the target is observed"):
+        make_model(BiGRUModel).fit([series, series], sample_weight=[make_series(50) * 0 + 1, weight])
