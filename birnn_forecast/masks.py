@@ -113,24 +113,74 @@ def interpolate_seasonal(
     return fill(x, observed, wave + interpolate(x - wave, observed))
 
 
-def hide(observed: Bool[Tensor, "batch time channels"], rate: float) -> Bool[Tensor, "batch time channels"]:
-    """Return the mask with some of the observations taken away, drawn with torch's generator.
+# of 30 rows of a batch: kept whole, and hidden in single values, in blocks of one component, in blocks of all of them;
+# the rest is hidden where another row has gaps
+WHOLE, POINTS, BLOCKS, BLACKOUT = 10, 5, 5, 5
+# share of the hidden rows' components of which nothing is left, and of rows of which nothing at all is
+SILENT, BLANK = 0.05, 0.05
 
-    A third of the rows stays whole; another loses single steps, each with a probability drawn up to `rate`; the last
-    a block of steps of a length drawn up to that share of the window, which may lie at its end.
+
+def hide(
+    observed: Bool[Tensor, "batch time channels"],
+    rate: float,
+    blank: bool = False,
+    seed: int | None = None,
+) -> Bool[Tensor, "batch time channels"]:
+    """Return the mask with some of the observations taken away.
+
+    A third of the rows stays whole; the others lose, with equal chances,
+
+    - single values, each with a probability drawn up to `rate`;
+    - in each component, a block of steps of a length drawn up to that share of the window;
+    - such a block in all components together, which may lie at the window's end;
+    - what another row of the batch misses (single values where that is nothing).
+
+    Of these rows, a component among several is hidden entirely with a probability of 1 in 20.
+
+    Parameters
+    ----------
+    observed
+        What is there to be hidden.
+    rate
+        Largest share of a window that is hidden, up to the effect of the last two items.
+    blank
+        Whether to hide everything in 1 of 20 of the rows that are not whole: what is then left to learn from are
+        covariates.
+    seed
+        Draws the same for equal shapes; default: torch's generator draws.
     """
-    batch, time, _ = observed.shape
+    if rate == 0:
+        return observed
+    batch, time, channels = observed.shape
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
+        if generator is not None:  # the same on every device
+            return torch.rand(*shape, generator=generator).to(observed.device)
         return torch.rand(*shape, device=observed.device)
 
-    points = draw(*observed.shape) < rate * draw(batch, 1, 1)
-    length = rate * time * draw(batch, 1, 1)
-    start = (time + length) * draw(batch, 1, 1) - length
+    def block(n: int) -> Tensor:
+        length = rate * time * draw(batch, 1, n)
+        start = (time + length) * draw(batch, 1, n) - length
+        return (steps >= start) & (steps < start + length)
+
     steps = torch.arange(time, device=observed.device)[None, :, None]
-    block = (steps >= start) & (steps < start + length)
-    kind = draw(batch, 1, 1)
-    return observed & ~((kind < 1 / 3) & points) & ~((kind > 2 / 3) & block)
+    points = draw(batch, time, channels) < rate * draw(batch, 1, 1)
+    other = observed[draw(batch).argsort()]
+    native = torch.where(other.all(dim=2, keepdim=True).all(dim=1, keepdim=True), points, ~other)
+    kind = 30 * draw(batch, 1, 1)
+    hidden = native
+    for limit, pattern in (
+        (WHOLE + POINTS + BLOCKS + BLACKOUT, block(1)),
+        (WHOLE + POINTS + BLOCKS, block(channels)),
+        (WHOLE + POINTS, points),
+    ):
+        hidden = torch.where(kind < limit, pattern, hidden)
+    if channels > 1:
+        hidden = hidden | (draw(batch, 1, channels) < SILENT)
+    if blank:
+        hidden = hidden | (draw(batch, 1, 1) < BLANK)
+    return observed & ~(hidden & (kind >= WHOLE))
 
 
 def masked_mean(

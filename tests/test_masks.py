@@ -85,17 +85,51 @@ def test_hiding_takes_observations_away_and_adds_none(observed, rate):
     assert rate > 0 or torch.equal(visible, mask)
 
 
+def rows_of_kinds(hidden):
+    """Return which rows lost nothing, the same in all channels, and in one run of steps per channel."""
+    whole = ~hidden.any(dim=1).any(dim=1)
+    together = (hidden == hidden[..., :1]).all(dim=2).all(dim=1) & ~whole
+    changes = (hidden[:, 1:] != hidden[:, :-1]).sum(dim=1).amax(dim=1)
+    return whole, together, (changes <= 2) & ~whole
+
+
 def test_hiding_leaves_a_third_whole_and_takes_points_and_blocks():
     torch.manual_seed(0)
     hidden = ~masks.hide(torch.ones(3000, 40, 2, dtype=torch.bool), 0.5)
-    whole = ~hidden.any(dim=1).any(dim=1)
-    together = (hidden[..., 0] == hidden[..., 1]).all(dim=1) & ~whole
+    whole, together, runs = rows_of_kinds(hidden)
     assert 0.32 < whole.float().mean() < 0.42  # a third, and what lost nothing by chance
-    assert 0.25 < together.float().mean() < 0.36
-    blocks = hidden[together][..., 0]
-    changes = (blocks[:, 1:] != blocks[:, :-1]).sum(dim=1)
-    assert (changes <= 2).float().mean() > 0.97  # one run each; single steps that coincide are rare
-    assert blocks[:, -1].any()  # at times at the very end
+    assert 0.13 < (together & runs).float().mean() < 0.20  # a block of all
+    assert 0.13 < (runs & ~together).float().mean() < 0.24  # blocks of one, and silent channels
+    assert 0.25 < (~whole & ~together & ~runs).float().mean() < 0.38  # single values, also for want of gaps
+    assert hidden[together & runs][:, -1].any()  # at times at the very end
+    silent = hidden.all(dim=1).any(dim=1)
+    assert 0.04 < silent.float().mean() < 0.09
+
+
+def test_hiding_transplants_the_gaps_of_other_rows():
+    torch.manual_seed(0)
+    gaps = torch.zeros(2000, 12, 1, dtype=torch.bool)
+    gaps[::2, 3:6], gaps[1::2, 9:11] = True, True
+    hidden = ~gaps & ~masks.hide(~gaps, 0.1)
+    assert (hidden[::2].sum(dim=(0, 2))[9:11] > 50).all()
+    assert (hidden[1::2].sum(dim=(0, 2))[3:6] > 50).all()
+    assert hidden[:, 0].sum() < 50
+
+
+def test_hiding_everything_is_for_those_who_have_covariates():
+    torch.manual_seed(0)
+    mask = torch.ones(2000, 10, 3, dtype=torch.bool)
+    blank = (~masks.hide(mask, 0.2, blank=True)).all(dim=2).all(dim=1)
+    assert 0.02 < blank.float().mean() < 0.05
+    assert not (~masks.hide(mask, 0.2)).all(dim=2).all(dim=1).any()
+
+
+def test_hiding_with_a_seed_is_always_the_same_and_leaves_torchs_generator_alone():
+    mask = torch.rand(6, 10, 2) > 0.2
+    state = torch.get_rng_state()
+    assert torch.equal(masks.hide(mask, 0.5, seed=3), masks.hide(mask, 0.5, seed=3))
+    assert not torch.equal(masks.hide(mask, 0.5, seed=3), masks.hide(mask, 0.5, seed=4))
+    assert torch.equal(state, torch.get_rng_state())
 
 
 @settings(max_examples=20)

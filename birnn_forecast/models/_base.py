@@ -14,11 +14,13 @@ from birnn_forecast.models._checks import (
     check_choice,
     check_integer,
     check_labels,
+    check_number,
     check_series,
     check_share,
     check_weights,
 )
 from birnn_forecast.models._docs import full_docstring, full_signature
+from birnn_forecast.models._imputing import ImputingMixin
 from birnn_forecast.models._module import GapAwareModule
 from birnn_forecast.nn.decoders import SKIPS
 from birnn_forecast.nn.merge import MERGES
@@ -58,7 +60,7 @@ def _allow_family(method: Callable) -> Callable:
     return load
 
 
-class GapAwareModel(MixedCovariatesTorchModel):
+class GapAwareModel(ImputingMixin, MixedCovariatesTorchModel):
     """Base of the family: a Darts torch model that takes series with gaps as they are.
 
     A subclass lists its parameters in ``__init__``, which does nothing but ``super().__init__()``: Darts' metaclass has
@@ -105,9 +107,15 @@ class GapAwareModel(MixedCovariatesTorchModel):
         Number of time steps of a season, if there is one: gaps in the input chunk are then filled along it instead of
         by straight lines. Needed for ``skip="seasonal"``. Default: ``None``.
     masking_rate
-        Largest share of an input chunk that is hidden from the network in training, as single values or as a block; a
-        third of the input chunks stays whole. The network learns to do without, also on series without gaps. Larger is
-        more robust and slower to learn; 0 hides nothing. Default: 0.2.
+        Largest share of an input chunk that is hidden from the network in training: single values, blocks, blocks of
+        all components, or the gaps of other input chunks; a third of the input chunks stays whole. The network learns
+        to do without, and to estimate what was hidden. Larger is more robust and slower to learn; 0 hides nothing.
+        Default: 0.2.
+    imputation_weight
+        Weight of the loss over hidden values of the input chunk, from which the network learns to impute, beside that
+        over the horizon. ``train_loss`` and ``val_loss`` are their sum; ``..._forecast_loss`` and
+        ``..._imputation_loss`` are logged apart. With 0 nothing is hidden, and the model cannot ``impute``.
+        Default: 1.0.
     decoder_dim
         Size of the code of each horizon step in the decoder. Default: 16.
     use_static_covariates
@@ -120,6 +128,8 @@ class GapAwareModel(MixedCovariatesTorchModel):
         ``python -m benchmarks.defaults``).
     """
 
+    network: ClassVar[str] = "joint"
+    """Name of the network in ``birnn_forecast.nn.networks.NETWORKS``."""
     encoder: ClassVar[str]
     """Name of the encoder in ``birnn_forecast.nn.networks.ENCODERS``."""
 
@@ -155,6 +165,7 @@ class GapAwareModel(MixedCovariatesTorchModel):
             check_integer("hidden_fc_sizes", size)
         check_share("dropout", params["dropout"])
         check_share("masking_rate", params["masking_rate"])
+        check_number("imputation_weight", params["imputation_weight"])
         if not isinstance(params.get("bidirectional", True), bool):
             raise ValueError(f"`bidirectional` must be True or False, got {params['bidirectional']!r}.")
         if not isinstance(params["activation"], str) or params["activation"] not in ACTIVATIONS:
@@ -205,7 +216,13 @@ class GapAwareModel(MixedCovariatesTorchModel):
                 "dropout": params["dropout"],
             },
         }
-        return GapAwareModule(params["masking_rate"], network_params, **self.pl_module_params)
+        return GapAwareModule(
+            masking_rate=params["masking_rate"],
+            imputation_weight=params["imputation_weight"],
+            network=self.network,
+            network_params=network_params,
+            **self.pl_module_params,
+        )
 
     @property
     def supports_static_covariates(self) -> bool:

@@ -26,6 +26,12 @@ def check_share(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be a share of at least 0 and below 1, got {value!r}.")
 
 
+def check_number(name: str, value: Any) -> None:
+    """Raise unless `value` is a finite number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < np.inf:
+        raise ValueError(f"`{name}` must be a finite number >= 0, got {value!r}.")
+
+
 def check_labels(series: Sequence[TimeSeries], first: int) -> None:
     """Raise unless some value from step `first` on, where a forecast may be asked for, is observed."""
     labels = [one.all_values(copy=False)[first:] for one in series if len(one) > first]

@@ -1,8 +1,9 @@
 """The Lightning module of the family: masks, normalisation, loss and metrics around a plain torch network."""
 
 from dataclasses import fields
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 import torchmetrics
 from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
 from darts.utils.data.torch_datasets.utils import ModuleStage, PLModuleInput, PLModuleOutput, TorchTrainingBatch
@@ -10,63 +11,120 @@ from darts.utils.torch import MonteCarloDropout
 from torch import Tensor, nn
 
 from birnn_forecast.losses import denormalise, initial_offsets, masked_loss, parameter_roles, update_metrics
-from birnn_forecast.masks import hide, observed_mask
-from birnn_forecast.nn.networks import ForecastNetwork, Sizes, Window
-from birnn_forecast.nn.normalization import MaskedInstanceNorm
+from birnn_forecast.masks import fill, hide, masked_mean, observed_mask
+from birnn_forecast.nn.networks import NETWORKS, Encoding, Sizes, Window
+from birnn_forecast.nn.normalization import MaskedInstanceNorm, WindowStatistics
+
+VALIDATION_SEED = 0
+
+
+class Reading(NamedTuple):
+    """A batch of windows, normalised and encoded."""
+
+    window: Window
+    encoding: Encoding
+    statistics: WindowStatistics | None
 
 
 class GapAwareModule(PLForecastingModule):
     """A forecasting module for which NaN is an ordinary value of target and covariates.
 
+    In training a window is encoded once, with some of its values hidden, and both heads read that. In validation the
+    forecast reads all that was observed, as in prediction, and the values to be estimated are hidden in a second
+    reading, always the same.
+
     Parameters
     ----------
     masking_rate
-        Rate of :func:`birnn_forecast.masks.hide` in training.
+        Rate of :func:`birnn_forecast.masks.hide`.
+    imputation_weight
+        Weight of the loss over hidden values beside that over the horizon; with 0 nothing is hidden.
+    network
+        Name in ``NETWORKS``.
     network_params
-        Parameters of :class:`ForecastNetwork`, those excepted that the data and the likelihood fix.
+        Its parameters, those excepted that the data and the likelihood fix.
     **kwargs
         Those of Darts' ``PLForecastingModule``.
     """
 
-    def __init__(self, masking_rate: float, network_params: dict[str, Any], **kwargs):
+    def __init__(
+        self, masking_rate: float, imputation_weight: float, network: str, network_params: dict[str, Any], **kwargs
+    ):
         super().__init__(**kwargs)
         self.rin: Any
         # Darts' RINorm turns a window with one NaN into NaN
         if self.rin is not None:
             options = self.use_reversible_instance_norm
             self.rin = MaskedInstanceNorm(self.n_targets, **(options if isinstance(options, dict) else {}))
-        self.masking_rate = masking_rate
+        self.masking_rate, self.imputation_weight = masking_rate, imputation_weight
         self.roles = parameter_roles(self.likelihood)
-        self.network = ForecastNetwork(
+        self.network = NETWORKS[network](
             sizes=self._sizes(),
             locations=[role == "location" for role in self.roles],
             offsets=initial_offsets(self.likelihood) if self.rin is not None else (0.0,) * len(self.roles),
+            reconstructs=self.reconstructs,
             **network_params,
         )
         _enable_mc_dropout(self.network)
 
+    @property
+    def reconstructs(self) -> bool:
+        """Whether values are hidden in training, and estimated."""
+        return self.masking_rate > 0 and self.imputation_weight > 0
+
     def forward(self, x_in: PLModuleInput) -> PLModuleOutput:
         """Return the raw parameters of the horizon, ``(batch, time, components, parameters)``, in the series' unit."""
         x_in = self._cast(x_in)
-        observed = observed_mask(x_in.past_target)
-        if x_in.stage is ModuleStage.TRAIN and self.masking_rate:
-            observed = hide(observed, self.masking_rate)
+        return PLModuleOutput(prediction=self._forecast(self._read(x_in, observed_mask(x_in.past_target))))
+
+    def estimate(self, x_in: PLModuleInput, visible: Tensor, guide: Tensor | None = None) -> Tensor:
+        """Return the raw parameters of each step of the input chunk, in the series' unit.
+
+        Parameters
+        ----------
+        x_in
+            Input chunks; the future is not read.
+        visible
+            What may be read of the target, ``(batch, time, components)``. Outputs have no gradient with respect to
+            the rest.
+        guide
+            Where a component shows nothing: what its estimate starts from, in the series' unit, NaN for nothing.
+        """
+        return self._reconstruct(self._read(self._cast(x_in), visible, guide))
+
+    def _read(self, x_in: PLModuleInput, visible: Tensor, guide: Tensor | None = None) -> Reading:
         target, statistics = x_in.past_target, None
+        if guide is not None:
+            known = observed_mask(guide)
+            guide = fill(guide.to(target.dtype), known, 0.0)
         if self.rin is not None:
-            target, statistics = self.rin(target, observed)
-        raw = self.network(
-            Window(
-                target,
-                observed,
-                x_in.past_covariates,
-                x_in.historic_future_covariates,
-                x_in.future_covariates,
-                x_in.static_covariates,
-            )
+            level = None
+            if guide is not None:
+                level = torch.where(known.all(dim=1, keepdim=True), guide.mean(dim=1, keepdim=True), self.rin.typical_mean)
+            target, statistics = self.rin(target, visible, level)
+            if guide is not None:
+                guide = fill(self.rin.normalise(guide, statistics), known, 0.0)
+        window = Window(
+            target,
+            visible,
+            x_in.past_covariates,
+            x_in.historic_future_covariates,
+            x_in.future_covariates,
+            x_in.static_covariates,
+            guide,
         )
-        if statistics is not None:
-            raw = denormalise(raw, statistics, self.rin, self.roles)
-        return PLModuleOutput(prediction=raw)
+        return Reading(window, self.network.encode(window), statistics)
+
+    def _forecast(self, reading: Reading) -> Tensor:
+        return self._in_unit(self.network.forecast(reading.window, reading.encoding), reading)
+
+    def _reconstruct(self, reading: Reading) -> Tensor:
+        return self._in_unit(self.network.reconstruct(reading.window, reading.encoding), reading)
+
+    def _in_unit(self, raw: Tensor, reading: Reading) -> Tensor:
+        if reading.statistics is None:
+            return raw
+        return denormalise(raw, reading.statistics, self.rin, self.roles)
 
     def _cast(self, x_in: PLModuleInput) -> PLModuleInput:
         """Bring series of another floating-point type (a float64 covariate, say) to that of the weights."""
@@ -95,10 +153,28 @@ class GapAwareModule(PLForecastingModule):
         )
 
     def _train_val_step(self, batch: TorchTrainingBatch, stage: ModuleStage, criterion, metrics) -> Tensor:
-        output = self(batch.to_module_input(stage=stage))
+        x_in, training = self._cast(batch.to_module_input(stage=stage)), stage is ModuleStage.TRAIN
+        observed = visible = observed_mask(x_in.past_target)
+        if self.reconstructs:
+            covariates = x_in.past_covariates is not None or x_in.historic_future_covariates is not None
+            seed = None if training else VALIDATION_SEED
+            visible = hide(observed, self.masking_rate, blank=covariates, seed=seed)
+        reading = self._read(x_in, visible if training else observed)
+        output = PLModuleOutput(prediction=self._forecast(reading))
         loss = self._compute_loss(output, batch.future_target, criterion, batch.sample_weight)
         # the epoch's mean is over observed targets, too: a batch without any has no say in it
         weight = int(observed_mask(batch.future_target).sum())
+        if self.reconstructs:
+            n_hidden = int((observed & ~visible).sum())
+            reading = reading if training else self._read(x_in, visible)
+            hidden = x_in.past_target.masked_fill(~observed | visible, float("nan"))
+            imputation_loss = masked_loss(
+                self._reconstruct(reading), hidden, criterion, self.likelihood, _weight_of_window(batch, hidden)
+            )
+            self.log(f"{stage.value}_forecast_loss", loss, batch_size=weight, sync_dist=True)
+            self.log(f"{stage.value}_imputation_loss", imputation_loss, batch_size=n_hidden, sync_dist=True)
+            loss = loss + self.imputation_weight * imputation_loss
+            weight += n_hidden
         self.log(f"{stage.value}_loss", loss, batch_size=weight, prog_bar=True, sync_dist=True)
         self._update_metrics(output, batch.future_target, metrics)
         return loss
@@ -126,6 +202,14 @@ class GapAwareModule(PLForecastingModule):
         """Return a collection whose metrics are updated one by one, since gaps concern them differently."""
         metrics = PLForecastingModule.configure_torch_metrics(torch_metrics)
         return torchmetrics.MetricCollection(dict(metrics.items()), compute_groups=False)
+
+
+def _weight_of_window(batch: TorchTrainingBatch, target: Tensor) -> Tensor | None:
+    """Return the weight of each value of the input chunk: that of the observed targets after it, on average."""
+    if batch.sample_weight is None:
+        return None
+    weight = batch.sample_weight.expand_as(batch.future_target)
+    return masked_mean(weight, observed_mask(batch.future_target)).expand_as(target)
 
 
 def _enable_mc_dropout(module: nn.Module) -> None:

@@ -63,13 +63,8 @@ class HorizonDecoder(nn.Module):
         self.recent = nn.Linear(state_size, step_size, bias=False)
         self.reader = BidirectionalEncoder(future_size, reader_size) if future_size else None
         size = step_size + (2 * reader_size if self.reader else 0)
-        layers: list[nn.Module] = [nn.Dropout(dropout)] if dropout else []
-        for hidden in hidden_sizes:
-            layers += [nn.Linear(size, hidden), getattr(nn, activation)()]
-            layers += [nn.Dropout(dropout)] if dropout else []
-            size = hidden
+        self.layers, size = dense_layers(size, hidden_sizes, activation, dropout)
         self.output = nn.Linear(size, output_size)
-        self.layers = nn.Sequential(*layers)
         self.activation = getattr(nn, activation)()
         if start_at_zero:
             nn.init.zeros_(self.output.weight)
@@ -91,6 +86,48 @@ class HorizonDecoder(nn.Module):
             start = torch.zeros(len(code), dtype=torch.long, device=code.device)
             steps = torch.cat([steps, self.reader(future, start)[0]], dim=-1)
         return self.output(self.layers(steps))
+
+
+class StepHead(nn.Module):
+    """From the state of each step to what corrects a simple estimate of its value; starts as exactly 0.
+
+    Parameters
+    ----------
+    state_size
+        Size of a step's state.
+    output_size
+        Raw parameters per step.
+    hidden_sizes, activation, dropout
+        As in :class:`HorizonDecoder`.
+    """
+
+    def __init__(
+        self,
+        state_size: int,
+        output_size: int,
+        hidden_sizes: Sequence[int] = (),
+        activation: str = "ReLU",
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.layers, size = dense_layers(state_size, hidden_sizes, activation, dropout)
+        self.output = nn.Linear(size, output_size)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, states: Float[Tensor, "batch time state"]) -> Float[Tensor, "batch time output"]:
+        """Return the raw parameters of each step."""
+        return self.output(self.layers(states))
+
+
+def dense_layers(size: int, hidden_sizes: Sequence[int], activation: str, dropout: float) -> tuple[nn.Sequential, int]:
+    """Return hidden layers, each followed by dropout if there is any, and the size of what they return."""
+    layers: list[nn.Module] = [nn.Dropout(dropout)] if dropout else []
+    for hidden in hidden_sizes:
+        layers += [nn.Linear(size, hidden), getattr(nn, activation)()]
+        layers += [nn.Dropout(dropout)] if dropout else []
+        size = hidden
+    return nn.Sequential(*layers), size
 
 
 class LastSkip(nn.Module):

@@ -1,4 +1,4 @@
-"""The assembled networks: a window with gaps and its covariates in, raw parameters of the horizon out."""
+"""The assembled networks: a window with gaps and its covariates in, raw parameters of horizon and window out."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -18,9 +18,11 @@ from birnn_forecast.masks import (
     steps_until,
 )
 from birnn_forecast.nn.conv import CNNEncoder
-from birnn_forecast.nn.decoders import SKIPS, HorizonDecoder
+from birnn_forecast.nn.decoders import SKIPS, HorizonDecoder, StepHead
 from birnn_forecast.nn.pooling import POOLINGS
 from birnn_forecast.nn.recurrent import BidirectionalEncoder, URNNEncoder, valid_steps
+
+STEP_HEAD_PARAMS = ("hidden_sizes", "activation", "dropout")
 
 ENCODERS: dict[str, Callable[..., Any]] = {
     "birnn": BidirectionalEncoder,
@@ -45,7 +47,8 @@ class Sizes(NamedTuple):
 class Window(NamedTuple):
     """One batch of input chunks; NaN marks what is missing in every field but `target`.
 
-    ``target`` is normalised and holds any number where ``observed`` is False.
+    ``target`` is normalised and holds any number where ``observed`` is False. ``guide`` takes its place in components
+    of which nothing is observed (0 without it).
     """
 
     target: Tensor
@@ -54,10 +57,23 @@ class Window(NamedTuple):
     historic_future_covariates: Tensor | None = None
     future_covariates: Tensor | None = None
     static_covariates: Tensor | None = None
+    guide: Tensor | None = None
+
+
+class Encoding(NamedTuple):
+    """A window as the encoder sees it: the target, its gaps filled, and a state per step."""
+
+    target: Tensor
+    states: Tensor
+    final: Tensor
+    valid: Tensor
 
 
 class ForecastNetwork(nn.Module):
-    """Encode the window, pool it, decode the horizon, beside an optional skip path.
+    """Encode the window once; from that, decode the horizon and estimate every step of the window.
+
+    The horizon is decoded from the pooled states, beside an optional skip path. The estimates correct the values that
+    the gaps are filled with.
 
     Parameters
     ----------
@@ -80,6 +96,8 @@ class ForecastNetwork(nn.Module):
         Initial bias of each raw parameter.
     decoder_params
         Further parameters of :class:`HorizonDecoder`.
+    reconstructs
+        Whether to have the head that estimates the window's own steps.
     """
 
     def __init__(
@@ -93,9 +111,11 @@ class ForecastNetwork(nn.Module):
         locations: Sequence[bool],
         offsets: Sequence[float],
         decoder_params: dict,
+        reconstructs: bool = True,
     ):
         super().__init__()
         self.sizes, self.season_length = sizes, season_length
+        outputs = sizes.targets * sizes.parameters
         # per target: value, observed, steps since and until an observation; per covariate: value, observed
         features = 4 * sizes.targets + 2 * (sizes.past_covariates + sizes.future_covariates)
         self.encoder = ENCODERS[encoder](input_size=features, **encoder_params)
@@ -104,36 +124,29 @@ class ForecastNetwork(nn.Module):
             code_size=self.pooling.output_size + 2 * sizes.static_covariates,
             state_size=self.encoder.state_size,
             horizon=sizes.horizon,
-            output_size=sizes.targets * sizes.parameters,
+            output_size=outputs,
             future_size=2 * sizes.future_covariates,
             start_at_zero=skip is not None,
             **decoder_params,
         )
         self.skip = SKIPS[skip](sizes.input_length, sizes.horizon, sizes.shift, season_length) if skip else None
+        self.step_head = None
+        if reconstructs:
+            common = {name: decoder_params[name] for name in STEP_HEAD_PARAMS if name in decoder_params}
+            self.step_head = StepHead(self.encoder.state_size + 2 * sizes.static_covariates, outputs, **common)
         with torch.no_grad():
-            self.decoder.output.bias += torch.tensor(offsets).repeat(sizes.targets)
+            for head in (self.decoder, self.step_head):
+                if head is not None:
+                    head.output.bias += torch.tensor(offsets).repeat(sizes.targets)
         self.register_buffer("locations", torch.tensor(locations), persistent=False)
 
     def forward(self, window: Window) -> Float[Tensor, "batch horizon targets parameters"]:
         """Return the raw parameters of each component at each step of the horizon, in the normalised unit."""
-        if self.season_length:
-            target = interpolate_seasonal(window.target, window.observed, self.season_length)
-        else:
-            target = interpolate(window.target, window.observed)
-        states, final, valid = self.encode(window, target)
-        code = self.pooling(states, final, valid)
-        if window.static_covariates is not None:
-            code = torch.cat([code, *with_mask(window.static_covariates.flatten(1))], dim=-1)
-        out = self.decoder(code, states, self._future_features(window))
-        out = out.unflatten(-1, (self.sizes.targets, self.sizes.parameters))
-        if self.skip is not None:
-            out = out + self.skip(target, window.observed)[..., None] * self.locations.to(out.dtype)
-        return out
+        return self.forecast(window, self.encode(window))
 
-    def encode(
-        self, window: Window, target: Float[Tensor, "batch time targets"]
-    ) -> tuple[Float[Tensor, "batch time state"], Float[Tensor, "batch final"], Bool[Tensor, "batch time"]]:
-        """Return the state of every step of the window, the encoder's final state and the valid steps."""
+    def encode(self, window: Window) -> Encoding:
+        """Fill the window's gaps and read it from both ends."""
+        target = fill_gaps(window, self.season_length)
         covariates = [c for c in (window.past_covariates, window.historic_future_covariates) if c is not None]
         observed = torch.cat([window.observed, *(observed_mask(c) for c in covariates)], dim=-1)
         start = first_step(observed)
@@ -142,7 +155,36 @@ class ForecastNetwork(nn.Module):
         for covariate in covariates:
             features += with_mask(covariate)
         x = torch.cat(features, dim=-1) * valid[:, :, None]
-        return *self.encoder(x, start), valid
+        states, final = self.encoder(x, start)
+        return Encoding(target, states, final, valid)
+
+    def forecast(self, window: Window, encoding: Encoding) -> Float[Tensor, "batch horizon targets parameters"]:
+        """Return the raw parameters of each component at each step of the horizon, in the normalised unit."""
+        code = self.pooling(encoding.states, encoding.final, encoding.valid)
+        if window.static_covariates is not None:
+            code = torch.cat([code, *with_mask(window.static_covariates.flatten(1))], dim=-1)
+        out = self.decoder(code, encoding.states, self._future_features(window))
+        out = self._per_component(out)
+        if self.skip is not None:
+            out = out + self.skip(encoding.target, window.observed)[..., None] * self.locations.to(out.dtype)
+        return out
+
+    def reconstruct(self, window: Window, encoding: Encoding) -> Float[Tensor, "batch time targets parameters"]:
+        """Return the raw parameters of each component at each step of the window, in the normalised unit.
+
+        What is observed is an input: only of a value that was hidden is this an estimate.
+        """
+        if self.step_head is None:
+            raise ValueError("A network made with `reconstructs=False` has no head for the window's own steps.")
+        states = encoding.states
+        if window.static_covariates is not None:
+            static = torch.cat(with_mask(window.static_covariates.flatten(1)), dim=-1)
+            states = torch.cat([states, static[:, None].expand(-1, states.shape[1], -1)], dim=-1)
+        out = self._per_component(self.step_head(states))
+        return out + encoding.target[..., None] * self.locations.to(out.dtype)
+
+    def _per_component(self, out: Tensor) -> Tensor:
+        return out.unflatten(-1, (self.sizes.targets, self.sizes.parameters))
 
     def _future_features(self, window: Window) -> Tensor | None:
         if window.future_covariates is None:
@@ -151,6 +193,17 @@ class ForecastNetwork(nn.Module):
         history = window.historic_future_covariates
         span = window.future_covariates if history is None else torch.cat([history, window.future_covariates], dim=1)
         return torch.cat(with_mask(span), dim=-1)[:, -self.sizes.horizon :]
+
+
+def fill_gaps(window: Window, season_length: int | None) -> Float[Tensor, "batch time targets"]:
+    """Return the target with its gaps interpolated, along the season if there is one."""
+    if season_length:
+        target = interpolate_seasonal(window.target, window.observed, season_length)
+    else:
+        target = interpolate(window.target, window.observed)
+    if window.guide is not None:
+        target = torch.where(window.observed.any(dim=1, keepdim=True), target, window.guide)
+    return target
 
 
 def gap_features(
@@ -166,3 +219,6 @@ def with_mask(x: Tensor) -> list[Tensor]:
     observed = observed_mask(x)
     filling = masked_mean(x, observed) if x.ndim == 3 else 0.0
     return [fill(x, observed, filling), observed.to(x.dtype)]
+
+
+NETWORKS: dict[str, Callable[..., Any]] = {"joint": ForecastNetwork}

@@ -62,9 +62,15 @@ class MaskedInstanceNorm(nn.Module):
         self.register_buffer("varying_tracked", torch.zeros(1, 1, input_dim, dtype=torch.long))
 
     def forward(
-        self, x: Float[Tensor, "batch time components"], observed: Bool[Tensor, "batch time components"]
+        self,
+        x: Float[Tensor, "batch time components"],
+        observed: Bool[Tensor, "batch time components"],
+        level: Float[Tensor, "batch 1 components"] | None = None,
     ) -> tuple[Float[Tensor, "batch time components"], WindowStatistics]:
-        """Return the normalised window (0 where missing) and the statistics that undo it."""
+        """Return the normalised window (0 where missing) and the statistics that undo it.
+
+        `level` takes the place of the training data's for windows without any observation.
+        """
         any_observed = observed.any(dim=1, keepdim=True)
         mean = masked_mean(x, observed)
         var = masked_var(x, observed, mean)
@@ -73,15 +79,19 @@ class MaskedInstanceNorm(nn.Module):
         varies = var > rounding
         if self.training:
             self._track(x, observed, mean, var, varies)
-        mean = torch.where(any_observed, mean, self.typical_mean)
+        mean = torch.where(any_observed, mean, self.typical_mean if level is None else level)
         borrowed = torch.where(any_observed, self._borrowed_scale(mean).square(), self.typical_var)
         var = torch.where(varies, var, torch.maximum(borrowed, rounding)) + self.eps
         scale = torch.where(var > 0, var, 1.0).sqrt()
-        mean, scale = mean.detach(), scale.detach()
-        y = (fill(x, observed, 0.0) - mean) / scale
-        if self.affine:
-            y = y * self.affine_weight + self.affine_bias
-        return fill(y, observed, 0.0), WindowStatistics(mean, scale)
+        statistics = WindowStatistics(mean.detach(), scale.detach())
+        return fill(self.normalise(fill(x, observed, 0.0), statistics), observed, 0.0), statistics
+
+    def normalise(
+        self, x: Float[Tensor, "batch time components"], statistics: WindowStatistics
+    ) -> Float[Tensor, "batch time components"]:
+        """Bring values into the unit that `statistics` stand for."""
+        y = (x - statistics.mean) / statistics.scale
+        return y * self.affine_weight + self.affine_bias if self.affine else y
 
     def undo_affine(self, y: Float[Tensor, "batch time components"]) -> Float[Tensor, "batch time components"]:
         """Take the learnt weight and bias out of a normalised location."""

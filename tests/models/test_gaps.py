@@ -77,7 +77,7 @@ def test_a_series_with_gaps_is_learnt(cls):
     losses = []
     for epochs in (1, 10):
         model = fitted(cls, series, n_epochs=epochs, input_chunk_length=24)
-        losses.append(float(model.trainer.callback_metrics["train_loss"]))
+        losses.append(float(model.trainer.callback_metrics["train_forecast_loss"]))
     assert losses[1] < 0.7 * losses[0]
 
 

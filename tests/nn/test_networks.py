@@ -30,7 +30,14 @@ def make_network(encoder="birnn", pooling="attention", skip="linear", sizes=SIZE
     ).double()
     # the network's part starts at zero beside a skip path: give it a say
     torch.nn.init.normal_(network.decoder.output.weight)
+    torch.nn.init.normal_(network.step_head.output.weight)
     return network.eval()
+
+
+def run(network, window):
+    """Return what both heads read from one encoding: the horizon, then the window's own steps."""
+    encoding = network.encode(window)
+    return torch.cat([network.forecast(window, encoding), network.reconstruct(window, encoding)], dim=1)
 
 
 def make_window(seed=0, batch=3, time=8, covariates=True):
@@ -58,7 +65,7 @@ def test_a_value_under_the_mask_changes_neither_output_nor_gradient(encoder, ski
     for one in (window, changed):
         target = one.target.clone().requires_grad_()
         network.zero_grad()
-        out = network(one._replace(target=target))
+        out = run(network, one._replace(target=target))
         out.square().sum().backward()
         assert (target.grad[~one.observed] == 0).all()
         results.append([out.detach(), target.grad, *(p.grad.clone() for p in network.parameters())])
@@ -76,7 +83,7 @@ def test_missing_covariates_leave_output_and_gradients_finite(encoder):
         static_covariates=torch.full_like(window.static_covariates, float("nan")),
         observed=torch.zeros_like(window.observed),
     )
-    out = network(nothing)
+    out = run(network, nothing)
     out.sum().backward()
     assert torch.isfinite(out).all()
     assert all(torch.isfinite(p.grad).all() for p in network.parameters())
@@ -86,7 +93,7 @@ def test_missing_covariates_leave_output_and_gradients_finite(encoder):
 @pytest.mark.parametrize("pooling", ["last", "mean", "attention"])
 def test_every_parameter_gets_a_gradient(encoder, pooling):
     network = make_network(encoder, pooling, skip="seasonal").train()
-    network(make_window()).square().sum().backward()
+    run(network, make_window()).square().sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
@@ -95,9 +102,9 @@ def test_every_parameter_gets_a_gradient(encoder, pooling):
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_batch_rows_are_independent(encoder):
     network, window = make_network(encoder), make_window(batch=4)
-    together = network(window)
+    together = run(network, window)
     for row in range(4):
-        alone = network(Window(*(field[row : row + 1] for field in window)))
+        alone = run(network, Window(*(None if field is None else field[row : row + 1] for field in window)))
         torch.testing.assert_close(together[row : row + 1], alone)
 
 
@@ -120,6 +127,8 @@ def test_missing_steps_on_the_left_equal_no_padding(encoder, pooling, covariates
         historic_future_covariates=pad(window.historic_future_covariates),
     )
     torch.testing.assert_close(network(padded), network(window))
+    steps, padded_steps = (network.reconstruct(one, network.encode(one)) for one in (window, padded))
+    torch.testing.assert_close(padded_steps[:, 3:], steps)
 
 
 def test_the_skip_path_reaches_locations_only():
@@ -134,5 +143,27 @@ def test_the_skip_path_reaches_locations_only():
 
 def test_a_wrong_shape_is_an_error_of_the_signature():
     network, window = make_network(), make_window()
-    with pytest.raises(Exception, match="encode"):
-        network.encode(window, window.target[..., 0])
+    with pytest.raises(Exception, match="interpolate"):
+        network.encode(window._replace(target=window.target[..., 0]))
+
+
+def test_estimates_start_as_the_filled_gaps():
+    network, window = make_network(), make_window()
+    torch.nn.init.zeros_(network.step_head.output.weight)
+    torch.nn.init.zeros_(network.step_head.output.bias)
+    encoding = network.encode(window)
+    out = network.reconstruct(window, encoding)
+    assert torch.equal(out[..., 0], encoding.target)
+    assert torch.equal(out[..., 1], encoding.target)
+    assert (out[..., 2] == 0).all()
+    torch.testing.assert_close(encoding.target[window.observed], window.target[window.observed])
+
+
+def test_a_component_without_observations_follows_its_guide():
+    network, window = make_network(), make_window()
+    window.observed[:, :, 0] = False
+    guide = torch.randn(3, 8, 2, dtype=torch.float64)
+    filled = network.encode(window._replace(guide=guide)).target
+    assert torch.equal(filled[..., 0], guide[..., 0])
+    torch.testing.assert_close(filled[..., 1], network.encode(window).target[..., 1])
+    assert (network.encode(window).target[..., 0] == 0).all()

@@ -1,0 +1,1 @@
+"""Cutting series into windows and putting what was estimated in windows together again."""

@@ -1,0 +1,363 @@
+"""Imputing and reconstructing series with a fitted model: windows in, one estimate per missing value out."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from darts import TimeSeries
+from darts.utils.data.torch_datasets.utils import PLModuleInput
+from darts.utils.likelihood_models.base import LikelihoodType
+from darts.utils.likelihood_models.torch import TorchLikelihood
+from tqdm import tqdm
+
+from birnn_forecast.data.windows import ONE_SIDED, UNSEEN, Blend, cut, gap_lengths, triangle, window_starts
+from birnn_forecast.losses import parameter_roles
+from birnn_forecast.masks import interpolate, interpolate_seasonal, next_observed, observed_mask, previous_observed
+from birnn_forecast.models._module import GapAwareModule
+
+# values whose distribution is drawn from at once: keeps the memory of long series bounded
+SAMPLED_AT_ONCE = 2_000_000
+
+
+@dataclass
+class Source:
+    """One series as arrays, and which of its values are wanted.
+
+    Attributes
+    ----------
+    target
+        ``(time, components)``, NaN where missing or hidden.
+    wanted
+        ``(time, components)``, True where an estimate is asked for.
+    past_covariates, future_covariates
+        ``(time, covariates)`` over the same steps, or None.
+    static_covariates
+        ``(components or 1, covariates)``, or None.
+    """
+
+    target: np.ndarray
+    wanted: np.ndarray
+    past_covariates: np.ndarray | None = None
+    future_covariates: np.ndarray | None = None
+    static_covariates: np.ndarray | None = None
+
+    @property
+    def has_covariates(self) -> bool:
+        """Whether there is something to estimate a long gap from."""
+        return self.past_covariates is not None or self.future_covariates is not None
+
+
+class Job(NamedTuple):
+    """A window of a source, and where the component shows nothing what its estimate starts from."""
+
+    source: int
+    start: int
+
+
+class WindowEstimator:
+    """Runs a module over windows of many series, batch by batch, and blends what it says of each step.
+
+    Parameters
+    ----------
+    module
+        The fitted module, on the device to use.
+    season_length
+        Steps of a season along which gaps longer than a window are bridged, or None.
+    batch_size
+        Windows per batch.
+    verbose
+        Whether to show a progress bar.
+    """
+
+    def __init__(self, module: GapAwareModule, season_length: int | None, batch_size: int, verbose: bool = False):
+        self.module, self.season_length = module, season_length
+        self.batch_size, self.verbose = batch_size, verbose
+        self.length = module.input_chunk_length
+        self.n_parameters = len(module.roles)
+
+    def estimate(self, sources: Sequence[Source], stride: int) -> list[np.ndarray]:
+        """Return raw parameters ``(time, components, parameters)`` in each series' unit, NaN where none are wanted."""
+        guides = self._guides(sources, stride)
+        jobs = [
+            Job(i, int(start))
+            for i, source in enumerate(sources)
+            for start in window_starts(len(source.target), self.length, stride)
+            if source.wanted[max(start, 0) : start + self.length].any()
+        ]
+        blends = [Blend((*source.target.shape, self.n_parameters)) for source in sources]
+        shape = triangle(self.length)[:, None]
+        for batch, raw, sides in self._run(sources, jobs, guides):
+            for job, estimate, seen in zip(batch, raw, sides, strict=True):
+                estimate = self._follow_guide(estimate, seen, sources[job.source], guides[job.source], job.start)
+                blends[job.source].add(job.start, estimate, shape * np.choose(seen, (UNSEEN, ONE_SIDED, 1.0)))
+        return [_only(blend.mean(), source.wanted) for blend, source in zip(blends, sources, strict=True)]
+
+    def estimate_forward(self, sources: Sequence[Source]) -> list[np.ndarray]:
+        """Return the same from windows that end with each wanted step: no estimate knows what comes after it."""
+        guides = [None if source.has_covariates else _last_value(source.target) for source in sources]
+        jobs = [
+            Job(i, int(step) - self.length + 1)
+            for i, source in enumerate(sources)
+            for step in np.flatnonzero(source.wanted.any(axis=1))
+        ]
+        raws = [np.full((*source.target.shape, self.n_parameters), np.nan) for source in sources]
+        for batch, raw, _ in self._run(sources, jobs, guides):
+            for job, estimate in zip(batch, raw, strict=True):
+                raws[job.source][job.start + self.length - 1] = estimate[-1]
+        return [_only(raw, source.wanted) for raw, source in zip(raws, sources, strict=True)]
+
+    def _guides(self, sources: Sequence[Source], stride: int) -> list[np.ndarray | None]:
+        """Return for each series a value for every step, for the windows that show nothing of a component.
+
+        It is the interpolation of the whole series; with covariates, what they say by themselves plus the
+        interpolation of what that leaves unexplained. None where every window shows something, or of a component of
+        which nothing was ever observed.
+        """
+        guides: list[np.ndarray | None] = []
+        for source in sources:
+            missing = np.isnan(source.target)
+            if gap_lengths(missing).max(initial=0) < self.length:
+                guides.append(None)
+                continue
+            known = source.target
+            explained = np.zeros_like(known)
+            if source.has_covariates:
+                explained = self._from_covariates(source, missing, stride)
+                known = _moving_mean(source.target - explained, max(self.length // 2, 1))
+            guide = self._bridge(known) + np.where(missing.all(axis=0), np.nan, 0.0) + explained
+            guides.append(guide)
+        return guides
+
+    def _from_covariates(self, source: Source, missing: np.ndarray, stride: int) -> np.ndarray:
+        """Return what the covariates say by themselves in long gaps and about them, 0 elsewhere."""
+        reach = np.ones(2 * self.length + 1)
+        long = (gap_lengths(missing) >= self.length).any(axis=1)
+        near = np.convolve(long, reach, mode="same")[: len(long)] > 0
+        wanted = np.broadcast_to(near[:, None], source.target.shape)
+        blind = Source(
+            np.full_like(source.target, np.nan),
+            wanted,
+            source.past_covariates,
+            source.future_covariates,
+            source.static_covariates,
+        )
+        blend = Blend((*source.target.shape, self.n_parameters))
+        starts = window_starts(len(source.target), self.length, stride)
+        jobs = [Job(0, int(start)) for start in starts if near[max(start, 0) : start + self.length].any()]
+        shape = np.repeat(triangle(self.length)[:, None], source.target.shape[1], axis=1)
+        for batch, raw, _ in self._run([blind], jobs, [None]):
+            for job, estimate in zip(batch, raw, strict=True):
+                blend.add(job.start, estimate, shape)
+        central = central_value(blend.mean(), self.module)
+        return np.where(wanted, central, 0.0)
+
+    def _bridge(self, values: np.ndarray) -> np.ndarray:
+        x = torch.as_tensor(values, dtype=torch.float64)[None]
+        observed = observed_mask(x)
+        if self.season_length:
+            return interpolate_seasonal(x, observed, self.season_length)[0].numpy()
+        return interpolate(x, observed)[0].numpy()
+
+    def _follow_guide(
+        self, estimate: np.ndarray, seen: np.ndarray, source: Source, guide: np.ndarray | None, start: int
+    ) -> np.ndarray:
+        """Put the guide in where a component shows nothing and covariates have had their say in it already."""
+        if guide is None or not source.has_covariates:
+            return estimate
+        aim = cut(guide, np.array([start]), len(estimate))[0]
+        blind = (seen == 0).all(axis=0) & ~np.isnan(aim).any(axis=0)
+        shift = np.where(blind, aim - central_value(estimate, self.module), 0.0)
+        locations = np.array([role == "location" for role in self.module.roles])
+        return estimate + shift[:, :, None] * locations
+
+    def _run(
+        self, sources: Sequence[Source], jobs: list[Job], guides: Sequence[np.ndarray | None]
+    ) -> Iterator[tuple[list[Job], np.ndarray, np.ndarray]]:
+        """Yield batches of windows with their raw parameters, and on how many sides each step sees an observation."""
+        module = self.module
+        was_training = module.training
+        module.eval()
+        try:
+            batches = range(0, len(jobs), self.batch_size)
+            with torch.no_grad():
+                for first in tqdm(batches, desc="impute", disable=not self.verbose):
+                    batch = jobs[first : first + self.batch_size]
+                    x_in, guide = self._windows(sources, batch, guides)
+                    visible = observed_mask(x_in.past_target)
+                    raw = module.estimate(x_in, visible, guide)
+                    sides = (previous_observed(visible) >= 0).long() + (next_observed(visible) < self.length).long()
+                    yield batch, raw.double().cpu().numpy(), sides.cpu().numpy()
+        finally:
+            module.train(was_training)
+
+    def _windows(
+        self, sources: Sequence[Source], batch: list[Job], guides: Sequence[np.ndarray | None]
+    ) -> tuple[PLModuleInput, torch.Tensor | None]:
+        """Return a batch of windows as tensors on the module's device, and their guides."""
+
+        def stack(get: Callable[[Job], np.ndarray | None]) -> torch.Tensor | None:
+            arrays = [get(job) for job in batch]
+            found = [array for array in arrays if array is not None]
+            if not found:
+                return None
+            nothing = np.full_like(found[0], np.nan)
+            stacked = np.stack([nothing if array is None else array for array in arrays])
+            return torch.as_tensor(stacked, dtype=self.module.dtype, device=self.module.device)
+
+        def windows(name: str) -> torch.Tensor | None:
+            def get(job: Job) -> np.ndarray | None:
+                values = getattr(sources[job.source], name)
+                return None if values is None else cut(values, np.array([job.start]), self.length)[0]
+
+            return stack(get)
+
+        def guide(job: Job) -> np.ndarray | None:
+            values = guides[job.source]
+            return None if values is None else cut(values, np.array([job.start]), self.length)[0]
+
+        target = windows("target")
+        assert target is not None
+        x_in = PLModuleInput(
+            past_target=target,
+            past_covariates=windows("past_covariates"),
+            historic_future_covariates=windows("future_covariates"),
+            static_covariates=stack(lambda job: sources[job.source].static_covariates),
+        )
+        return x_in, stack(guide)
+
+
+def central_value(raw: np.ndarray, module: GapAwareModule) -> np.ndarray:
+    """Return the middle ``(time, components)`` of the distributions that raw parameters stand for.
+
+    The median of quantiles and of symmetric distributions, else the mean; the value itself without a likelihood.
+    """
+    likelihood = module.likelihood
+    if likelihood is None:
+        return raw[..., 0]
+    if likelihood.type is LikelihoodType.Quantile:
+        return raw[..., likelihood.quantiles.index(0.5)]
+    if parameter_roles(likelihood) == ("location", "scale"):
+        return raw[..., 0]
+    known = ~np.isnan(raw).any(axis=-1)
+    if likelihood.type is LikelihoodType.Dirichlet:
+        known = np.broadcast_to(known.all(axis=-1, keepdims=True), known.shape)
+    x = torch.as_tensor(np.where(known[..., None], raw, 0.0))[None]
+    mean = likelihood._distr_from_params(likelihood._params_from_output(x)).mean
+    return np.where(known, mean[0].numpy().reshape(known.shape), np.nan)
+
+
+def draw_samples(raw: np.ndarray, likelihood: TorchLikelihood, n: int) -> np.ndarray:
+    """Return `n` samples ``(time, components, n)`` of the distributions, NaN where there are no parameters."""
+    known = ~np.isnan(raw).any(axis=-1)
+    steps = np.flatnonzero(known.any(axis=1))
+    samples = np.full((*known.shape, n), np.nan)
+    at_once = max(SAMPLED_AT_ONCE // (n * raw[0].size), 1)
+    for first in range(0, len(steps), at_once):
+        some = steps[first : first + at_once]
+        # what is not wanted gets any parameters: those of a wanted component
+        x = raw[some]
+        filler = np.take_along_axis(x, known[some].argmax(axis=1)[:, None, None], axis=1)
+        x = torch.as_tensor(np.where(known[some][..., None], x, filler))
+        drawn = likelihood.sample(x.expand(n, *x.shape))
+        samples[some] = drawn.numpy().reshape(n, len(some), -1).transpose(1, 2, 0)
+    return np.where(known[..., None], samples, np.nan)
+
+
+def likelihood_parameters(raw: np.ndarray, values: np.ndarray, likelihood: TorchLikelihood) -> np.ndarray:
+    """Return the parameters ``(time, components * parameters)`` as ``predict`` gives them.
+
+    Where a value was observed: every quantile and the location are that value, the scale is 0. The parameters of a
+    distribution that cannot stand for a certain value are NaN there.
+    """
+    known = ~np.isnan(raw).any(axis=-1)
+    if likelihood.type is LikelihoodType.Dirichlet:
+        known = np.broadcast_to(known.all(axis=-1, keepdims=True), known.shape)
+    x = torch.as_tensor(np.where(known[..., None], raw, 0.0))[None]
+    parameters = likelihood.predict_likelihood_parameters(x)[0].numpy().reshape(*known.shape, -1)
+    roles = parameter_roles(likelihood)
+    certain = np.full_like(parameters, np.nan)
+    if likelihood.type is LikelihoodType.Quantile:
+        certain[:] = values[..., None]
+    elif roles == ("location", "scale"):
+        certain[..., 0], certain[..., 1] = values, np.where(np.isnan(values), np.nan, 0.0)
+    return np.where(known[..., None], parameters, certain).reshape(len(values), -1)
+
+
+def _only(raw: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    return np.where(wanted[..., None], raw, np.nan)
+
+
+def _last_value(values: np.ndarray) -> np.ndarray:
+    """Return at each step the latest observed value up to it, NaN before the first."""
+    steps = np.where(np.isnan(values), 0, np.arange(len(values))[:, None])
+    return np.take_along_axis(values, np.maximum.accumulate(steps, axis=0), axis=0)
+
+
+def _moving_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """Return the mean of what is observed within `width` steps about each observed value, NaN elsewhere."""
+    observed = ~np.isnan(values)
+    kernel = np.ones(width)
+
+    def total(x: np.ndarray) -> np.ndarray:
+        return np.stack([np.convolve(column, kernel, mode="full")[(width - 1) // 2 :][: len(x)] for column in x.T], -1)
+
+    count = total(observed.astype(float))
+    with np.errstate(invalid="ignore"):
+        return np.where(observed, total(np.where(observed, values, 0.0)) / count, np.nan)
+
+
+def wanted_values(
+    series: TimeSeries, max_gap: int | None, components: Sequence[str] | str | None
+) -> np.ndarray:
+    """Return ``(time, components)``, True at the missing values to fill.
+
+    Raises
+    ------
+    ValueError
+        If a component is not one of the series.
+    """
+    missing = np.isnan(series.values(copy=False))
+    if components is not None:
+        names = [components] if isinstance(components, str) else list(components)
+        unknown = [name for name in names if name not in series.components]
+        if unknown:
+            raise ValueError(f"`components` must be among {list(series.components)}, got {unknown[0]!r}.")
+        missing = missing & np.isin(series.components, names)
+    if max_gap is not None:
+        missing = missing & (gap_lengths(np.isnan(series.values(copy=False))) <= max_gap)
+    return missing
+
+
+def aligned(name: str, covariates: TimeSeries, series: TimeSeries) -> np.ndarray:
+    """Return the covariates' values at the steps of the series.
+
+    Raises
+    ------
+    ValueError
+        If their frequencies differ or the covariates do not cover the series.
+    """
+    if covariates.freq != series.freq or covariates.has_datetime_index != series.has_datetime_index:
+        raise ValueError(f"`{name}` must have the frequency of `series` ({series.freq_str}), got {covariates.freq_str}.")
+    if covariates.start_time() > series.start_time() or covariates.end_time() < series.end_time():
+        raise ValueError(
+            f"`{name}` must cover `series` ({series.start_time()} to {series.end_time()}), got "
+            f"{covariates.start_time()} to {covariates.end_time()}: lengthen it, with NaN where it is unknown."
+        )
+    values = covariates.slice_intersect_values(series, copy=False)[:, :, 0]
+    if len(values) != len(series):
+        raise ValueError(f"`{name}` must have the time steps of `series`, but they do not fall on the same times.")
+    return values
+
+
+def device_of(trainer_params: dict[str, Any]) -> torch.device:
+    """Return the device that the model's trainer would use."""
+    accelerator = trainer_params.get("accelerator", "auto")
+    devices = trainer_params.get("devices", "auto")
+    index = devices[0] if isinstance(devices, list | tuple) and devices else 0
+    if accelerator in ("cuda", "gpu", "auto") and torch.cuda.is_available():
+        return torch.device("cuda", index)
+    if accelerator in ("mps", "gpu") and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")

@@ -1,0 +1,348 @@
+"""What a user calls: ``impute`` and ``reconstruct``."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from darts import TimeSeries
+from darts.utils.torch import random_method
+from darts.utils.ts_utils import series2seq
+
+from birnn_forecast.models._checks import check_integer, check_series
+from birnn_forecast.models._impute import (
+    Source,
+    WindowEstimator,
+    aligned,
+    central_value,
+    device_of,
+    draw_samples,
+    likelihood_parameters,
+    wanted_values,
+)
+
+if TYPE_CHECKING:
+    from darts.models.forecasting.torch_forecasting_model import MixedCovariatesTorchModel as Base
+else:
+    Base = object
+
+Series = TimeSeries | Sequence[TimeSeries]
+
+
+class ImputingMixin(Base):
+    """Estimates of missing and of observed values, for a Darts torch model whose module is a ``GapAwareModule``."""
+
+    model_params: dict[str, Any]
+
+    @random_method
+    def impute(
+        self,
+        series: Series | None = None,
+        past_covariates: Series | None = None,
+        future_covariates: Series | None = None,
+        *,
+        num_samples: int = 1,
+        predict_likelihood_parameters: bool = False,
+        max_gap: int | None = None,
+        components: Sequence[str] | str | None = None,
+        stride: int | None = None,
+        batch_size: int | None = None,
+        random_state: int | None = None,
+        verbose: bool | None = None,
+    ) -> TimeSeries | list[TimeSeries]:
+        """Return the series with its gaps filled; what was observed stays as it is, bit by bit.
+
+        Overlapping windows of the length of the input chunk are encoded from both sides, and their estimates blended:
+        what stands in the middle of a window, with observations on both sides, counts most. The series may have any
+        length. Where no window shows anything of a component (a gap longer than the input chunk), the estimate follows
+        the interpolation of the whole series (along the season, where there is a ``season_length``); with covariates,
+        it is what they say by themselves, plus the interpolation of what they leave unexplained around the gap.
+
+        Parameters
+        ----------
+        series
+            One or several series; default: the training series.
+        past_covariates, future_covariates
+            As in ``predict``; they must cover `series`, and may have gaps of their own.
+        num_samples
+            With a likelihood: number of samples of each missing value. 1 gives the middle of its distribution (the
+            median of quantiles and of symmetric distributions, else the mean).
+        predict_likelihood_parameters
+            Whether to return the parameters of the likelihood, named as in ``predict``. Where a value was observed,
+            every quantile and the location are that value and the scale is 0; the parameters of other distributions
+            are NaN there.
+        max_gap
+            Longest gap to fill, in time steps; longer ones stay as they are. Default: fill all.
+        components
+            Names of the components to fill; the others stay as they are. Default: all.
+        stride
+            Number of time steps between the starts of two windows. Smaller is slower and a little more accurate.
+            Default: a quarter of the input chunk.
+        batch_size
+            Number of windows per batch; default: that of the model.
+        random_state
+            Seed of the samples.
+        verbose
+            Whether to show a progress bar.
+
+        Returns
+        -------
+        TimeSeries | list[TimeSeries]
+            As many series as came in, with their time index, components, static covariates, hierarchy and dtype (the
+            last three not with `predict_likelihood_parameters`).
+
+        Raises
+        ------
+        ValueError
+            If the model is not fitted or was fitted with ``imputation_weight=0`` or ``masking_rate=0``, or if series,
+            covariates or options do not fit it.
+        """
+        self._check_can_impute(num_samples, predict_likelihood_parameters)
+        if max_gap is not None:
+            check_integer("max_gap", max_gap)
+        single, targets, past, future = self._imputation_inputs(series, past_covariates, future_covariates)
+        wanted = [wanted_values(one, max_gap, components) for one in targets]
+        sources = self._sources(targets, past, future, wanted)
+        raws = self._estimator(batch_size, verbose).estimate(sources, self._stride(stride))
+        filled = [
+            self._filled(one, raw, num_samples, predict_likelihood_parameters)
+            for one, raw in zip(targets, raws, strict=True)
+        ]
+        return filled[0] if single else filled
+
+    @random_method
+    def reconstruct(
+        self,
+        series: Series | None = None,
+        past_covariates: Series | None = None,
+        future_covariates: Series | None = None,
+        *,
+        n_passes: int = 4,
+        num_samples: int = 1,
+        predict_likelihood_parameters: bool = False,
+        stride: int | None = None,
+        batch_size: int | None = None,
+        random_state: int | None = None,
+        verbose: bool | None = None,
+    ) -> TimeSeries | list[TimeSeries]:
+        """Return the series as the model would have estimated each value, had it been missing.
+
+        The series is gone through `n_passes` times, each time with another of every `n_passes` steps hidden (steps
+        shifted from component to component), before anything is computed from it: no estimate knows its own value.
+        What differs much from its estimate is an anomaly; estimates of missing values are as in :meth:`impute`.
+
+        Parameters
+        ----------
+        n_passes
+            Number of passes, at least 2. More hide less at a time, and cost more.
+        series, past_covariates, future_covariates, num_samples, predict_likelihood_parameters, stride, batch_size, \
+random_state, verbose
+            As in :meth:`impute`.
+
+        Returns
+        -------
+        TimeSeries | list[TimeSeries]
+            As in :meth:`impute`, with an estimate at every step.
+
+        Raises
+        ------
+        ValueError
+            As in :meth:`impute`.
+        """
+        self._check_can_impute(num_samples, predict_likelihood_parameters)
+        check_integer("n_passes", n_passes, minimum=2)
+        single, targets, past, future = self._imputation_inputs(series, past_covariates, future_covariates)
+        estimator, stride = self._estimator(batch_size, verbose), self._stride(stride)
+        results = []
+        for i, one in enumerate(targets):
+            whole = self._sources([one], past[i : i + 1], future[i : i + 1], [np.isnan(one.values(copy=False))])[0]
+            raws = estimator.estimate(_passes(whole, n_passes), stride)
+            raw = raws[0]
+            for other in raws[1:]:
+                raw = np.where(np.isnan(other), raw, other)
+            nothing = one.with_values(np.full_like(one.values(), np.nan))
+            results.append(self._filled(nothing, raw, num_samples, predict_likelihood_parameters))
+        return results[0] if single else results
+
+    def _impute_forward(
+        self,
+        series: Series,
+        past_covariates: Series | None = None,
+        future_covariates: Series | None = None,
+        batch_size: int | None = None,
+        verbose: bool | None = None,
+    ) -> list[TimeSeries]:
+        """Fill each missing value from the window that ends with it: no estimate knows what comes after."""
+        self._check_can_impute(1, False)
+        _, targets, past, future = self._imputation_inputs(series, past_covariates, future_covariates)
+        wanted = [wanted_values(one, None, None) for one in targets]
+        sources = self._sources(targets, past, future, wanted)
+        raws = self._estimator(batch_size, verbose).estimate_forward(sources)
+        return [self._filled(one, raw, 1, False) for one, raw in zip(targets, raws, strict=True)]
+
+    def _check_can_impute(self, num_samples: int, predict_likelihood_parameters: bool) -> None:
+        for name in ("imputation_weight", "masking_rate"):
+            if not self.model_params[name]:
+                raise ValueError(
+                    f"`{name}` must be > 0 for a model that imputes, got 0: with it nothing is hidden in training, "
+                    "and nothing learnt about missing values. Make and fit a model with another value."
+                )
+        if not self._fit_called or self.model is None:
+            raise ValueError("The model must be fitted before it can impute: call `fit()` first.")
+        check_integer("num_samples", num_samples)
+        if num_samples > 1 and self.likelihood is None:
+            raise ValueError(
+                f"`num_samples` must be 1 for a model without a likelihood, got {num_samples}: make the model with "
+                "`likelihood=`."
+            )
+        if predict_likelihood_parameters and self.likelihood is None:
+            raise ValueError(
+                "`predict_likelihood_parameters` must be False for a model without a likelihood: make the model with "
+                "`likelihood=`."
+            )
+        if predict_likelihood_parameters and num_samples > 1:
+            raise ValueError(
+                f"`num_samples` must be 1 with `predict_likelihood_parameters=True`, got {num_samples}."
+            )
+
+    def _imputation_inputs(
+        self, series: Series | None, past_covariates: Series | None, future_covariates: Series | None
+    ) -> tuple[bool, list[TimeSeries], list[TimeSeries | None], list[TimeSeries | None]]:
+        """Return whether one series came, the series, and for each its covariates, encodings included."""
+        if series is None:
+            if self.training_series is None:
+                raise ValueError(
+                    "`series` must be given: the model keeps no training series (it was fitted on several, or from a "
+                    "dataset, or saved with `clean=True`)."
+                )
+            series = self.training_series
+        single = isinstance(series, TimeSeries)
+        targets = list(series2seq(series))
+        if past_covariates is None and self.past_covariate_series is not None:
+            past_covariates = [self.past_covariate_series] * len(targets)
+        if future_covariates is None and self.future_covariate_series is not None:
+            future_covariates = [self.future_covariate_series] * len(targets)
+        past, future = series2seq(past_covariates), series2seq(future_covariates)
+        for name, given in (("past_covariates", past), ("future_covariates", future)):
+            if given is not None and len(given) != len(targets):
+                raise ValueError(f"`{name}` must be as many as `series` ({len(targets)}), got {len(given)}.")
+        for i, one in enumerate(targets):
+            if one.is_stochastic:
+                raise ValueError(
+                    f"`series[{i}]` must be deterministic, got {one.n_samples} samples: impute them one by one, or their "
+                    "median."
+                )
+        check_series("series", targets)
+        check_series("past_covariates", past)
+        check_series("future_covariates", future)
+        if self.encoders is not None and self.encoders.encoding_available:
+            past, future = self.encoders.encode_train(
+                target=targets, past_covariates=past, future_covariates=future
+            )
+        nothing = [None] * len(targets)
+        return single, targets, list(past or nothing), list(future or nothing)
+
+    def _sources(
+        self,
+        targets: Sequence[TimeSeries],
+        past: Sequence[TimeSeries | None],
+        future: Sequence[TimeSeries | None],
+        wanted: Sequence[np.ndarray],
+    ) -> list[Source]:
+        shapes = self.model.train_sample_shape
+        sources = []
+        for one, past_one, future_one, wanted_one in zip(targets, past, future, wanted, strict=True):
+            self._check_components(one)
+            _check_width("past_covariates", past_one, shapes["past_covariates"])
+            _check_width("future_covariates", future_one, shapes["historic_future_covariates"])
+            sources.append(
+                Source(
+                    one.values(copy=False),
+                    wanted_one,
+                    None if past_one is None else aligned("past_covariates", past_one, one),
+                    None if future_one is None else aligned("future_covariates", future_one, one),
+                    self._static_values(one, shapes["static_covariates"]),
+                )
+            )
+        return sources
+
+    def _check_components(self, series: TimeSeries) -> None:
+        expected = self.model.n_targets
+        if series.n_components != expected:
+            raise ValueError(
+                f"`series` must have the {expected} components that the model was fitted on, got "
+                f"{series.n_components}."
+            )
+
+    def _static_values(self, series: TimeSeries, shape: tuple[int, ...] | None) -> np.ndarray | None:
+        if shape is None:
+            return None
+        values = series.static_covariates_values(copy=False)
+        if values is None or values.size != np.prod(shape):
+            came = "none" if values is None else f"a table of {values.shape[0]} x {values.shape[1]}"
+            raise ValueError(
+                f"`series` must have static covariates as in training, {shape[0]} x {shape[1]} of them, got {came}."
+            )
+        return values
+
+    def _estimator(self, batch_size: int | None, verbose: bool | None) -> WindowEstimator:
+        if batch_size is not None:
+            check_integer("batch_size", batch_size)
+        self.model.to(device_of(self.trainer_params))
+        return WindowEstimator(
+            self.model, self.model_params["season_length"], batch_size or self.batch_size, bool(verbose)
+        )
+
+    def _stride(self, stride: int | None) -> int:
+        if stride is None:
+            return max(self.input_chunk_length // 4, 1)
+        check_integer("stride", stride)
+        if stride > self.input_chunk_length:
+            raise ValueError(
+                f"`stride` must be at most the input chunk's length ({self.input_chunk_length}), got {stride}: else "
+                "some steps would be in no window."
+            )
+        return stride
+
+    def _filled(
+        self, series: TimeSeries, raw: np.ndarray, num_samples: int, predict_likelihood_parameters: bool
+    ) -> TimeSeries:
+        values = series.values()
+        if predict_likelihood_parameters:
+            parameters = likelihood_parameters(raw, values, self.likelihood)
+            return TimeSeries.from_times_and_values(
+                series.time_index,
+                parameters.astype(series.dtype),
+                freq=series.freq,
+                columns=self.likelihood.component_names(series=series),
+            )
+        if num_samples > 1:
+            samples = draw_samples(raw, self.likelihood, num_samples)
+            return series.with_values(np.where(np.isnan(samples), values[:, :, None], samples).astype(series.dtype))
+        estimates = central_value(raw, self.model)
+        found = ~np.isnan(estimates)
+        values[found] = estimates[found]
+        return series.with_values(values)
+
+
+def _check_width(name: str, covariates: TimeSeries | None, shape: tuple[int, ...] | None) -> None:
+    if (covariates is None) != (shape is None):
+        remedy = "give them" if covariates is None else "leave them out"
+        how = "without" if shape is None else "with"
+        raise ValueError(f"`{name}` must be as in training, which was {how} them: {remedy}.")
+    if covariates is not None and shape is not None and covariates.n_components != shape[1]:
+        raise ValueError(
+            f"`{name}` must have {shape[1]} components as in training, got {covariates.n_components}."
+        )
+
+
+def _passes(whole: Source, n_passes: int) -> list[Source]:
+    """Return the source for its missing values, and one for each share of its observed ones, hidden."""
+    missing = np.isnan(whole.target)
+    steps, components = np.indices(missing.shape)
+    passes = [whole]
+    for number in range(n_passes):
+        hidden = ((steps + components) % n_passes == number) & ~missing
+        target = np.where(hidden, np.nan, whole.target)
+        rest = (whole.past_covariates, whole.future_covariates, whole.static_covariates)
+        passes.append(Source(target, hidden, *rest))
+    return passes
