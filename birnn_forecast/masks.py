@@ -84,6 +84,59 @@ def interpolate(
     return torch.where(observed, known, left + (right - left) * share)
 
 
+def neighbours(
+    observed: Bool[Tensor, "batch time channels"],
+) -> tuple[Int[Tensor, "batch time channels"], Int[Tensor, "batch time channels"]]:
+    """Return the index of the last observed step before each step (-1: none) and of the first after it (``time``)."""
+    before = pad(previous_observed(observed)[:, :-1], (0, 0, 1, 0), value=-1)
+    after = pad(next_observed(observed)[:, 1:], (0, 0, 0, 1), value=observed.shape[1])
+    return before, after
+
+
+def interpolate_others(
+    x: Float[Tensor, "batch time channels"], observed: Bool[Tensor, "batch time channels"]
+) -> Float[Tensor, "batch time channels"]:
+    """Interpolate every step linearly from the observations before and after it, its own value left out.
+
+    Beyond the first and the last observation the nearest one holds; 0 where there is none.
+    """
+    time = x.shape[1]
+    known = fill(x, observed, 0.0)
+    before, after = neighbours(observed)
+    first, last = before < 0, after == time
+    left = torch.gather(known, 1, torch.where(first, after.clamp(max=time - 1), before))
+    right = torch.gather(known, 1, torch.where(last, before.clamp(min=0), after))
+    steps = torch.arange(time, device=x.device)[None, :, None]
+    share = (steps - before).to(x.dtype) / (after - before).to(x.dtype)
+    return left + (right - left) * torch.where(first | last, 0.0, share)
+
+
+def by_phase(x: Tensor, season_length: int) -> Tensor:
+    """Reshape ``(batch, time, channels)`` to ``(batch, seasons, season_length * channels)``, 0 (False) before it."""
+    batch, time, channels = x.shape
+    seasons = -(-time // season_length)
+    return pad(x, (0, 0, seasons * season_length - time, 0)).reshape(batch, seasons, season_length * channels)
+
+
+def by_time(x: Tensor, season_length: int, time: int) -> Tensor:
+    """Undo :func:`by_phase` for the last `time` steps."""
+    return x.reshape(x.shape[0], x.shape[1] * season_length, -1)[:, -time:]
+
+
+def interpolate_phase(
+    x: Float[Tensor, "batch time channels"], observed: Bool[Tensor, "batch time channels"], season_length: int
+) -> tuple[Float[Tensor, "batch time channels"], Bool[Tensor, "batch time channels"]]:
+    """Interpolate every step from the observations of its phase in earlier and later seasons, its own value left out.
+
+    Returns the values, and where there was an observation to take them from.
+    """
+    time = x.shape[1]
+    seen = by_phase(observed, season_length)
+    values = interpolate_others(by_phase(fill(x, observed, 0.0), season_length), seen)
+    found = seen.sum(dim=1, keepdim=True) - seen.long() > 0
+    return by_time(values, season_length, time), by_time(found, season_length, time)
+
+
 def interpolate_seasonal(
     x: Float[Tensor, "batch time channels"], observed: Bool[Tensor, "batch time channels"], season_length: int
 ) -> Float[Tensor, "batch time channels"]:
@@ -94,22 +147,17 @@ def interpolate_seasonal(
     between its neighbours.
     """
     batch, time, channels = x.shape
-    seasons = -(-time // season_length)
-    ahead = seasons * season_length - time
-
-    def phases(y: Tensor) -> Tensor:  # (batch, seasons, phase and channel)
-        return pad(y, (0, 0, ahead, 0)).reshape(batch, seasons, season_length * channels)
-
     steps = torch.arange(time, device=x.device, dtype=x.dtype)[None, :, None].expand_as(x)
     centred = steps - masked_mean(steps, observed)
     spread = masked_mean(centred.square(), observed)
     enough = spread >= (1.5 * season_length) ** 2 / 12  # the variance of the steps of one and a half seasons
     slope = torch.where(enough, masked_mean(centred * fill(x, observed, 0.0), observed) / spread.clamp(min=1e-6), 0.0)
     line = slope * centred
-    seen = phases(observed)
-    profile = masked_mean(phases(fill(x - line, observed, 0.0)), seen).reshape(batch, season_length, channels)
+    seen = by_phase(observed, season_length)
+    rest = by_phase(fill(x - line, observed, 0.0), season_length)
+    profile = masked_mean(rest, seen).reshape(batch, season_length, channels)
     profile = interpolate(profile, seen.any(dim=1).reshape(batch, season_length, channels))
-    wave = line + profile.repeat(1, seasons, 1)[:, ahead:]
+    wave = line + profile.repeat(1, rest.shape[1], 1)[:, -time:]
     return fill(x, observed, wave + interpolate(x - wave, observed))
 
 

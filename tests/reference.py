@@ -108,3 +108,76 @@ def seasonal(x, observed, season, horizon, shift, log_weight):
         weight = np.array([np.exp(log_weight[k]) for k, _ in chosen])
         out.append(sum(w * x[t] for w, (_, t) in zip(weight / weight.sum(), chosen, strict=True)))
     return np.array(out)
+
+
+def messages(adjacency, v, order):
+    """Return ``[S v; S^2 v; ...; R v; R^2 v; ...]`` of ``(nodes, features)``: weighted means of the neighbours."""
+    terms = []
+    for weights in (adjacency, adjacency.T):
+        sent = v
+        for _ in range(order):
+            sent = np.array(
+                [
+                    sum((w * sent[j] for j, w in enumerate(row)), np.zeros(v.shape[1])) / (row.sum() or 1.0)
+                    for row in weights
+                ]
+            )
+            terms.append(sent)
+    return np.concatenate(terms, axis=1)
+
+
+def grin_direction(x, observed, context, adjacency, w, order):
+    """Return one direction's first and second estimates ``(time, nodes)`` and representations.
+
+    `context` are the mask and the covariates ``(time, nodes, features)``; `w` maps the names of the maps to pairs
+    (weight, bias), and "start" and "slope" to the start states of the layers and the slope of the PReLU.
+    """
+
+    def linear(name, v):
+        weight, bias = w[name]
+        return v @ weight + bias
+
+    def diffusion(v):
+        return np.concatenate([v, messages(adjacency, v, order)], axis=1)
+
+    states, firsts, seconds, representations = list(w["start"]), [], [], []
+    for x_t, m, c in zip(x, observed, context, strict=True):
+        h = states[-1]
+        first = linear("first", h)[:, 0]
+        z = linear("message", np.column_stack([np.where(m, x_t, first), c, h]))
+        p = linear("decoder", np.column_stack([linear("neighbours", messages(adjacency, z, 1)), h]))
+        representation = np.column_stack([np.where(p > 0, p, w["slope"] * p), h])
+        second = linear("second", representation)[:, 0]
+        value = np.where(m, x_t, second)[:, None]
+        v = np.column_stack([diffusion(value), diffusion(c)])
+        for layer, below in enumerate(states):
+            gates = linear(f"layers.{layer}.input", v)
+            size = below.shape[1]
+            gates_h = linear(f"layers.{layer}.gates", diffusion(below))
+            r, u = np.split(sigmoid(gates[:, : 2 * size] + gates_h), 2, axis=1)
+            candidate = np.tanh(gates[:, 2 * size :] + linear(f"layers.{layer}.candidate", diffusion(r * below)))
+            states[layer] = u * below + (1 - u) * candidate
+            v = diffusion(states[layer])
+        firsts.append(first)
+        seconds.append(second)
+        representations.append(representation)
+    return np.array(firsts), np.array(seconds), np.array(representations)
+
+
+def grin(x, observed, exogenous, adjacency, directions, embedding, hidden, output, order):
+    """Return GRIN's output (Cini et al. 2022) and its four estimates for one window ``(time, nodes)``."""
+    context = np.concatenate([observed[..., None].astype(float), exogenous], axis=2)
+    forward = grin_direction(x, observed, context, adjacency, directions[0], order)
+    reverse = grin_direction(x[::-1], observed[::-1], context[::-1], adjacency, directions[1], order)
+    backward = [part[::-1] for part in reverse]
+    out = np.zeros((*x.shape, len(output[1])))
+    for t, i in np.ndindex(*x.shape):
+        inputs = np.concatenate([forward[2][t, i], backward[2][t, i], [observed[t, i]], embedding[i]])
+        out[t, i] = np.maximum(inputs @ hidden[0] + hidden[1], 0) @ output[0] + output[1]
+    return out, np.array([forward[0], forward[1], backward[0], backward[1]])
+
+
+def cross_gate(f, b, context, weight, bias):
+    """Return one step's two states after each took from the other what its gate let through."""
+    g, r = np.split(sigmoid(weight @ np.concatenate([f, b, context]) + bias), 2)
+    return (1 - g) * f + g * b, (1 - r) * b + r * f

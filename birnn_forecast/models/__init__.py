@@ -2,6 +2,7 @@
 
 from birnn_forecast.models.birnn import BiGRUModel, BiLSTMModel, BiRNNModel
 from birnn_forecast.models.cnn_bilstm import CNNBiLSTMModel
+from birnn_forecast.models.grin import GRINModel
 from birnn_forecast.models.urnn import URNNModel
 
-__all__ = ["BiGRUModel", "BiLSTMModel", "BiRNNModel", "CNNBiLSTMModel", "URNNModel"]
+__all__ = ["BiGRUModel", "BiLSTMModel", "BiRNNModel", "CNNBiLSTMModel", "GRINModel", "URNNModel"]

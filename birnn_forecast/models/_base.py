@@ -27,7 +27,7 @@ from birnn_forecast.nn.merge import MERGES
 from birnn_forecast.nn.normalization import NORMALIZATIONS
 from birnn_forecast.nn.pooling import POOLINGS
 from birnn_forecast.nn.recurrent import CELLS
-from birnn_forecast.training import RestartingEarlyStopping
+from birnn_forecast.training import RestartingEarlyStopping, TimeBudget
 
 CHOICES: dict[str, list[str | None]] = {
     "model": [*CELLS],
@@ -129,9 +129,11 @@ class GapAwareModel(ImputingMixin, MixedCovariatesTorchModel):
     """
 
     network: ClassVar[str] = "joint"
-    """Name of the network in ``birnn_forecast.nn.networks.NETWORKS``."""
+    """Name of the network in ``birnn_forecast.models._module.NETWORKS``."""
     encoder: ClassVar[str]
     """Name of the encoder in ``birnn_forecast.nn.networks.ENCODERS``."""
+    norm_options: ClassVar[tuple[str, ...]] = ("affine", "eps")
+    """What ``use_reversible_instance_norm`` takes as a dictionary."""
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -149,8 +151,7 @@ class GapAwareModel(ImputingMixin, MixedCovariatesTorchModel):
         self.pl_module_params = self._extract_pl_module_params(**params)
         self._considers_static_covariates = params["use_static_covariates"]
 
-    @staticmethod
-    def _check_params(params: dict[str, Any]) -> None:
+    def _check_params(self, params: dict[str, Any]) -> None:
         for name, choices in CHOICES.items():
             if name in params:
                 check_choice(name, params[name], choices)
@@ -174,8 +175,9 @@ class GapAwareModel(ImputingMixin, MixedCovariatesTorchModel):
                 f"got {params['activation']!r}."
             )
         norm = params["use_reversible_instance_norm"]
-        if isinstance(norm, dict) and not norm.keys() <= {"affine", "eps"}:
-            raise ValueError(f"`use_reversible_instance_norm` takes the keys 'affine' and 'eps', got {[*norm]}.")
+        if isinstance(norm, dict) and not norm.keys() <= {*self.norm_options}:
+            options = " and ".join(map(repr, self.norm_options))
+            raise ValueError(f"`use_reversible_instance_norm` takes {options} as keys, got {[*norm]}.")
         if params["skip"] == "seasonal" and params["season_length"] is None:
             raise ValueError("`season_length` must be given (in time steps) with `skip='seasonal'`, got None.")
         if params["season_length"] is not None:
@@ -200,27 +202,35 @@ class GapAwareModel(ImputingMixin, MixedCovariatesTorchModel):
             "dropout": params["dropout"],
         }
 
-    def _create_model(self, train_sample: TorchTrainingSample) -> GapAwareModule:
+    def _network_params(self) -> dict[str, Any]:
+        """Return the network's parameters, those excepted that the data and the likelihood fix."""
         params = self.model_params
-        network_params = {
+        return {
             "encoder": self.encoder,
             "encoder_params": self._encoder_params(),
             "pooling": params["pooling"],
             "skip": params["skip"],
             "season_length": params["season_length"],
-            "decoder_params": {
-                "step_size": params["decoder_dim"],
-                "reader_size": params["decoder_dim"],
-                "hidden_sizes": tuple(params["hidden_fc_sizes"] or ()),
-                "activation": params["activation"],
-                "dropout": params["dropout"],
-            },
+            "decoder_params": self._decoder_params(),
         }
+
+    def _decoder_params(self) -> dict[str, Any]:
+        params = self.model_params
+        return {
+            "step_size": params["decoder_dim"],
+            "reader_size": params["decoder_dim"],
+            "hidden_sizes": tuple(params["hidden_fc_sizes"] or ()),
+            "activation": params["activation"],
+            "dropout": params["dropout"],
+        }
+
+    def _create_model(self, train_sample: TorchTrainingSample) -> GapAwareModule:
+        params = self.model_params
         return GapAwareModule(
             masking_rate=params["masking_rate"],
             imputation_weight=params["imputation_weight"],
             network=self.network,
-            network_params=network_params,
+            network_params=self._network_params(),
             **self.pl_module_params,
         )
 
@@ -259,7 +269,7 @@ class GapAwareModel(ImputingMixin, MixedCovariatesTorchModel):
 
 def _family() -> list[type]:
     """Return all the classes that a saved model of the family may hold."""
-    classes: list[type] = [GapAwareModule, RestartingEarlyStopping]
+    classes: list[type] = [GapAwareModule, RestartingEarlyStopping, TimeBudget]
     rest: list[type] = [GapAwareModel]
     while rest:
         found: list[type] = rest.pop().__subclasses__()

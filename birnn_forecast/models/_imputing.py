@@ -20,6 +20,8 @@ from birnn_forecast.models._impute import (
     wanted_values,
 )
 
+from birnn_forecast.models._module import GapAwareModule
+
 if TYPE_CHECKING:
     from darts.models.forecasting.torch_forecasting_model import MixedCovariatesTorchModel as Base
 else:
@@ -102,7 +104,7 @@ class ImputingMixin(Base):
         single, targets, past, future = self._imputation_inputs(series, past_covariates, future_covariates)
         wanted = [wanted_values(one, max_gap, components) for one in targets]
         sources = self._sources(targets, past, future, wanted)
-        raws = self._estimator(batch_size, verbose).estimate(sources, self._stride(stride))
+        raws = self._estimates(targets, sources, self._stride(stride), batch_size, verbose)
         filled = [
             self._filled(one, raw, num_samples, predict_likelihood_parameters)
             for one, raw in zip(targets, raws, strict=True)
@@ -151,11 +153,12 @@ random_state, verbose
         self._check_can_impute(num_samples, predict_likelihood_parameters)
         check_integer("n_passes", n_passes, minimum=2)
         single, targets, past, future = self._imputation_inputs(series, past_covariates, future_covariates)
-        estimator, stride = self._estimator(batch_size, verbose), self._stride(stride)
+        stride = self._stride(stride)
         results = []
         for i, one in enumerate(targets):
             whole = self._sources([one], past[i : i + 1], future[i : i + 1], [np.isnan(one.values(copy=False))])[0]
-            raws = estimator.estimate(_passes(whole, n_passes), stride)
+            passes = _passes(whole, n_passes)
+            raws = self._estimates([one] * len(passes), passes, stride, batch_size, verbose)
             raw = raws[0]
             for other in raws[1:]:
                 raw = np.where(np.isnan(other), raw, other)
@@ -176,7 +179,7 @@ random_state, verbose
         _, targets, past, future = self._imputation_inputs(series, past_covariates, future_covariates)
         wanted = [wanted_values(one, None, None) for one in targets]
         sources = self._sources(targets, past, future, wanted)
-        raws = self._estimator(batch_size, verbose).estimate_forward(sources)
+        raws = self._estimates(targets, sources, None, batch_size, verbose)
         return [self._filled(one, raw, 1, False) for one, raw in zip(targets, raws, strict=True)]
 
     def _check_can_impute(self, num_samples: int, predict_likelihood_parameters: bool) -> None:
@@ -284,13 +287,31 @@ random_state, verbose
             )
         return values
 
-    def _estimator(self, batch_size: int | None, verbose: bool | None) -> WindowEstimator:
+    def _estimates(
+        self,
+        targets: Sequence[TimeSeries],
+        sources: Sequence[Source],
+        stride: int | None,
+        batch_size: int | None,
+        verbose: bool | None,
+    ) -> list[np.ndarray]:
+        """Return the raw parameters of what is wanted of each source; without a stride, from windows that end there."""
         if batch_size is not None:
             check_integer("batch_size", batch_size)
         self.model.to(device_of(self.trainer_params))
-        return WindowEstimator(
-            self.model, self.model_params["season_length"], batch_size or self.batch_size, bool(verbose)
-        )
+        return self._run_module(self.model, sources, stride, batch_size, verbose)
+
+    def _run_module(
+        self,
+        module: GapAwareModule,
+        sources: Sequence[Source],
+        stride: int | None,
+        batch_size: int | None,
+        verbose: bool | None,
+    ) -> list[np.ndarray]:
+        season = self.model_params["season_length"]
+        estimator = WindowEstimator(module, season, batch_size or self.batch_size, bool(verbose))
+        return estimator.estimate_forward(sources) if stride is None else estimator.estimate(sources, stride)
 
     def _stride(self, stride: int | None) -> int:
         if stride is None:

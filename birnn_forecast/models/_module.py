@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from birnn_forecast.losses import denormalise, initial_offsets, masked_loss, parameter_roles, update_metrics
 from birnn_forecast.masks import fill, hide, masked_mean, observed_mask
-from birnn_forecast.nn.networks import NETWORKS, Encoding, Sizes, Window
-from birnn_forecast.nn.normalization import MaskedInstanceNorm, WindowStatistics
+from birnn_forecast.nn.grin import GraphNetwork
+from birnn_forecast.nn.networks import Encoding, ForecastNetwork, Sizes, Window
+from birnn_forecast.nn.normalization import WindowStatistics
 
+NETWORKS: dict[str, Any] = {"joint": ForecastNetwork, "nodes": GraphNetwork}
 VALIDATION_SEED = 0
 
 
@@ -55,7 +57,7 @@ class GapAwareModule(PLForecastingModule):
         # Darts' RINorm turns a window with one NaN into NaN
         if self.rin is not None:
             options = self.use_reversible_instance_norm
-            self.rin = MaskedInstanceNorm(self.n_targets, **(options if isinstance(options, dict) else {}))
+            self.rin = NETWORKS[network].Norm(self.n_targets, **(options if isinstance(options, dict) else {}))
         self.masking_rate, self.imputation_weight = masking_rate, imputation_weight
         self.roles = parameter_roles(self.likelihood)
         self.network = NETWORKS[network](
@@ -112,6 +114,7 @@ class GapAwareModule(PLForecastingModule):
             x_in.future_covariates,
             x_in.static_covariates,
             guide,
+            None if statistics is None else self.rin.unit(statistics),
         )
         return Reading(window, self.network.encode(window), statistics)
 
@@ -149,6 +152,7 @@ class GapAwareModule(PLForecastingModule):
             past_covariates=width("past_covariates"),
             future_covariates=width("future_covariates"),
             static_covariates=static[0] * static[1] if static else 0,
+            static_width=static[1] if static else 0,
             parameters=len(self.roles),
         )
 
@@ -165,12 +169,13 @@ class GapAwareModule(PLForecastingModule):
         # the epoch's mean is over observed targets, too: a batch without any has no say in it
         weight = int(observed_mask(batch.future_target).sum())
         if self.reconstructs:
-            n_hidden = int((observed & ~visible).sum())
             reading = reading if training else self._read(x_in, visible)
-            hidden = x_in.past_target.masked_fill(~observed | visible, float("nan"))
-            imputation_loss = masked_loss(
-                self._reconstruct(reading), hidden, criterion, self.likelihood, _weight_of_window(batch, hidden)
-            )
+            scored = observed & ~visible if self.network.sees_own_values else observed
+            labels = x_in.past_target.masked_fill(~scored, float("nan"))
+            weights = _weight_of_window(batch, labels)
+            imputation_loss = masked_loss(self._reconstruct(reading), labels, criterion, self.likelihood, weights)
+            imputation_loss = imputation_loss + self._earlier_losses(reading, labels, weights)
+            n_hidden = int(scored.sum())
             self.log(f"{stage.value}_forecast_loss", loss, batch_size=weight, sync_dist=True)
             self.log(f"{stage.value}_imputation_loss", imputation_loss, batch_size=n_hidden, sync_dist=True)
             loss = loss + self.imputation_weight * imputation_loss
@@ -178,6 +183,20 @@ class GapAwareModule(PLForecastingModule):
         self.log(f"{stage.value}_loss", loss, batch_size=weight, prog_bar=True, sync_dist=True)
         self._update_metrics(output, batch.future_target, metrics)
         return loss
+
+    def _earlier_losses(self, reading: Reading, labels: Tensor, weights: Tensor | None) -> Tensor | float:
+        """Return the mean absolute errors of the estimates that the last one was made from, if there are any."""
+        earlier = reading.encoding.earlier_estimates
+        if earlier is None:
+            return 0.0
+        criterion = torch.nn.L1Loss(reduction="mean" if weights is None else "none")
+        losses = []
+        for estimate in earlier:
+            raw = estimate[..., None]
+            if reading.statistics is not None:
+                raw = denormalise(raw, reading.statistics, self.rin, ("location",))
+            losses.append(masked_loss(raw, labels, criterion, None, weights))
+        return torch.stack(losses).sum()
 
     def _compute_loss(self, output: PLModuleOutput, target: Tensor, criterion, sample_weight: Tensor | None):
         if observed_mask(target).all():

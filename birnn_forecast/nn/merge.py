@@ -75,3 +75,37 @@ class Gate(nn.Module):
 
 
 MERGES: dict[str, Callable[[int], Any]] = {"concat": Concat, "sum": Sum, "mean": Mean, "mul": Product, "gate": Gate}
+
+
+class CrossGate(nn.Module):
+    """The directions keep apart, and each takes from the other what a learnt gate lets through.
+
+    ``g, r = sigmoid(W [f; b; context] + c)``, then ``f' = f + g (b - f)`` and ``b' = b + r (f - b)``. Closed gates
+    (``g = r = 0``) leave both as they are; the bias starts at -2, nearly closed.
+
+    Parameters
+    ----------
+    hidden_size
+        Size of each direction's states.
+    context_size
+        What else the gates see: the mask, how far the observations are.
+    kind
+        ``"scalar"``: one gate per direction and step; ``"vector"``: one for each unit.
+    """
+
+    def __init__(self, hidden_size: int, context_size: int, kind: str = "vector"):
+        super().__init__()
+        units = {"scalar": 1, "vector": hidden_size}
+        if kind not in units:
+            raise ValueError(f"`kind` must be one of {', '.join(map(repr, units))}, got {kind!r}.")
+        self.gates = nn.Linear(2 * hidden_size + context_size, 2 * units[kind])
+        nn.init.constant_(self.gates.bias, -2.0)
+
+    def forward(
+        self,
+        f: Float[Tensor, "*steps hidden"],
+        b: Float[Tensor, "*steps hidden"],
+        context: Float[Tensor, "*steps context"],
+    ) -> tuple[Float[Tensor, "*steps hidden"], Float[Tensor, "*steps hidden"]]:
+        g, r = torch.sigmoid(self.gates(torch.cat([f, b, context], dim=-1))).chunk(2, dim=-1)
+        return f + g * (b - f), b + r * (f - b)

@@ -19,6 +19,7 @@ from birnn_forecast.masks import (
 )
 from birnn_forecast.nn.conv import CNNEncoder
 from birnn_forecast.nn.decoders import SKIPS, HorizonDecoder, StepHead
+from birnn_forecast.nn.normalization import MaskedInstanceNorm
 from birnn_forecast.nn.pooling import POOLINGS
 from birnn_forecast.nn.recurrent import BidirectionalEncoder, URNNEncoder, valid_steps
 
@@ -32,7 +33,10 @@ ENCODERS: dict[str, Callable[..., Any]] = {
 
 
 class Sizes(NamedTuple):
-    """What the data fixes: lengths in steps, numbers of features, and raw parameters per component."""
+    """What the data fixes: lengths in steps, numbers of features, and raw parameters per component.
+
+    ``static_covariates`` counts those of all components, ``static_width`` those of one.
+    """
 
     input_length: int
     horizon: int
@@ -41,6 +45,7 @@ class Sizes(NamedTuple):
     past_covariates: int = 0
     future_covariates: int = 0
     static_covariates: int = 0
+    static_width: int = 0
     parameters: int = 1
 
 
@@ -48,7 +53,8 @@ class Window(NamedTuple):
     """One batch of input chunks; NaN marks what is missing in every field but `target`.
 
     ``target`` is normalised and holds any number where ``observed`` is False. ``guide`` takes its place in components
-    of which nothing is observed (0 without it).
+    of which nothing is observed (0 without it). ``unit`` are level and scale of the window's components in a unit that
+    they share.
     """
 
     target: Tensor
@@ -58,15 +64,21 @@ class Window(NamedTuple):
     future_covariates: Tensor | None = None
     static_covariates: Tensor | None = None
     guide: Tensor | None = None
+    unit: tuple[Tensor, Tensor] | None = None
 
 
 class Encoding(NamedTuple):
-    """A window as the encoder sees it: the target, its gaps filled, and a state per step."""
+    """A window as the encoder sees it: the target, its gaps filled, and a state per step.
+
+    Some networks have the estimate of every step by then, and others that it was made from.
+    """
 
     target: Tensor
     states: Tensor
     final: Tensor
     valid: Tensor
+    estimate: Tensor | None = None
+    earlier_estimates: Tensor | None = None
 
 
 class ForecastNetwork(nn.Module):
@@ -99,6 +111,9 @@ class ForecastNetwork(nn.Module):
     reconstructs
         Whether to have the head that estimates the window's own steps.
     """
+
+    Norm = MaskedInstanceNorm
+    sees_own_values = True
 
     def __init__(
         self,
@@ -219,6 +234,3 @@ def with_mask(x: Tensor) -> list[Tensor]:
     observed = observed_mask(x)
     filling = masked_mean(x, observed) if x.ndim == 3 else 0.0
     return [fill(x, observed, filling), observed.to(x.dtype)]
-
-
-NETWORKS: dict[str, Callable[..., Any]] = {"joint": ForecastNetwork}

@@ -86,6 +86,10 @@ class MaskedInstanceNorm(nn.Module):
         statistics = WindowStatistics(mean.detach(), scale.detach())
         return fill(self.normalise(fill(x, observed, 0.0), statistics), observed, 0.0), statistics
 
+    def unit(self, statistics: WindowStatistics) -> None:
+        """Return None: a window is described without regard to its level, so that it may be any."""
+        return None
+
     def normalise(
         self, x: Float[Tensor, "batch time components"], statistics: WindowStatistics
     ) -> Float[Tensor, "batch time components"]:
@@ -128,6 +132,69 @@ class MaskedInstanceNorm(nn.Module):
         for typical, value in ((self.typical_scale, scale), (self.typical_ratio, ratio)):
             average = masked_mean(value.transpose(0, 1), varies.transpose(0, 1))
             typical += share * (average - typical)
+
+
+class ShrunkInstanceNorm(nn.Module):
+    """Instance normalisation over the observed values of a window, drawn to the training data where they are few.
+
+    In units of the training data (mean 0, variance 1 in each component), the level is the mean of what is observed and
+    of one 0, the variance that of what is observed and of `prior` values of variance 1/2.
+
+    Parameters
+    ----------
+    input_dim
+        Number of target components.
+    prior
+        Number of values that the training data count for in a window's variance.
+    """
+
+    typical_mean: Tensor
+    typical_scale: Tensor
+    affine = False
+
+    def __init__(self, input_dim: int, prior: float = 8.0):
+        super().__init__()
+        self.prior = prior
+        self.register_buffer("typical_mean", torch.zeros(1, 1, input_dim))
+        self.register_buffer("typical_scale", torch.ones(1, 1, input_dim))
+
+    def put(self, mean: Float[Tensor, " components"], scale: Float[Tensor, " components"]) -> None:
+        """Put in the training data's mean and standard deviation, in the unit of the series."""
+        self.typical_mean = mean.to(self.typical_mean).reshape(1, 1, -1)
+        self.typical_scale = scale.to(self.typical_scale).reshape(1, 1, -1)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch time components"],
+        observed: Bool[Tensor, "batch time components"],
+        level: Float[Tensor, "batch 1 components"] | None = None,
+    ) -> tuple[Float[Tensor, "batch time components"], WindowStatistics]:
+        """Return the normalised window (0 where missing) and the statistics that undo it; `level` as elsewhere."""
+        z = fill((fill(x, observed, 0.0) - self.typical_mean) / self.typical_scale, observed, 0.0)
+        count = observed.sum(dim=1, keepdim=True).to(x.dtype)
+        mean = z.sum(dim=1, keepdim=True) / (count + 1)
+        if level is not None:
+            mean = torch.where(count > 0, mean, (level - self.typical_mean) / self.typical_scale)
+        deviations = fill(z - mean, observed, 0.0).square().sum(dim=1, keepdim=True)
+        scale = ((deviations + self.prior / 2) / (count + self.prior)).sqrt()
+        statistics = WindowStatistics(
+            (self.typical_mean + mean * self.typical_scale).detach(), (scale * self.typical_scale).detach()
+        )
+        return fill((z - mean) / scale, observed, 0.0), statistics
+
+    def normalise(
+        self, x: Float[Tensor, "batch time components"], statistics: WindowStatistics
+    ) -> Float[Tensor, "batch time components"]:
+        """Bring values into the unit that `statistics` stand for."""
+        return (x - statistics.mean) / statistics.scale
+
+    def undo_affine(self, y: Float[Tensor, "batch time components"]) -> Float[Tensor, "batch time components"]:
+        """Return `y`: nothing was learnt on top of the statistics."""
+        return y
+
+    def unit(self, statistics: WindowStatistics) -> tuple[Tensor, Tensor]:
+        """Return level and scale in units of the training data."""
+        return (statistics.mean - self.typical_mean) / self.typical_scale, statistics.scale / self.typical_scale
 
 
 class MaskedBatchNorm(nn.BatchNorm1d):

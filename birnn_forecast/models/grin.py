@@ -1,0 +1,313 @@
+"""The graph recurrent imputation network."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Unpack
+
+import numpy as np
+import pandas as pd
+import torch
+from darts import TimeSeries
+from darts.utils.data.torch_datasets.utils import TorchTrainingSample
+from darts.utils.ts_utils import series2seq
+
+from birnn_forecast.masks import masked_mean, masked_var
+from birnn_forecast.models._base import GapAwareModel
+from birnn_forecast.models._checks import check_choice, check_integer
+from birnn_forecast.models._impute import device_of
+from birnn_forecast.models._module import GapAwareModule
+from birnn_forecast.models._params import TorchModelParams
+from birnn_forecast.nn.graph import MIN_SHARED_STEPS, check_adjacency, distance_adjacency, edge_list_adjacency
+from birnn_forecast.nn.grin import RECURRENCES
+
+GRAPHS = ("distance", "correlation", "learned", None)
+CROSS_GATES = ("none", "scalar", "vector")
+COORDINATES = {"latitude": ("latitude", "lat"), "longitude": ("longitude", "lon", "lng", "long")}
+# weights below which two places, or two components, have no edge; of few nodes, none is left out
+THRESHOLD, FAINT = 0.1, 3e-4
+FEW_NODES = 64
+MESSAGE_SIZE, HEAD_SIZE = 16, 48
+
+
+class GRINModel(GapAwareModel):
+    """Graph Recurrent Imputation Network: every component is a node; nodes send messages, and the two directions in
+    which each is read are gated to each other.
+
+    Two readings of one family: a *graph recurrent imputation network* [2]_ (what is missing of a node is estimated from
+    its past, its future, and its neighbours), and a *gated bidirectional recurrent network* (after each layer, a learnt
+    gate decides what each direction takes from the other). ``graph=None`` leaves the second for any series;
+    ``cross_gate="none"`` the first, with two directions that do not know of each other.
+
+    The same weights serve all nodes. It imputes, reconstructs and forecasts; series may have gaps: NaN in target or
+    covariates is an ordinary input.
+
+    Parameters
+    ----------
+    graph
+        Which components are neighbours: "distance" (of places, from the static covariates "latitude" and "longitude" in
+        degrees; ``exp(-(d / sd)^2)`` of the great-circle distances), "correlation" (of the training series), "learned"
+        (from embeddings), a matrix of weights ``(components, components)`` (an array, a DataFrame or nested
+        lists), edges as a list of tuples ``(component, component[, weight])`` by name or number, or ``None`` for no messages.
+        Default: "correlation".
+    recurrence
+        "stacked": recurrent layers over all nodes at once, with messages between the layers; the estimate is linear
+        interpolation plus a learnt mixture of what simpler estimates (season, neighbours, correlations) add to it, plus
+        a correction. "feedback": the network of the paper [2]_, which feeds each step's estimates to the next step.
+        Default: "stacked".
+    cross_gate
+        What decides how much each direction takes from the other: "none", one gate per direction and step ("scalar"),
+        or one for each unit ("vector"). Default: "vector".
+    node_embedding_dim
+        Size of what is learnt of each component by itself. With 0 nothing is, and ``impute`` takes other components
+        than those of training where ``graph="distance"`` says how they lie. Default: 6.
+    hidden_dim
+        Number of units of each recurrent layer, per direction. Default: 48.
+    n_rnn_layers
+        Number of recurrent layers. Default: 2.
+    masking_rate
+        As in the other models, but no input chunk stays whole. Default: 0.6.
+    use_reversible_instance_norm
+        Whether to normalise each input chunk by level and scale of its observed values, drawn towards those of the
+        training data where they are few, and the result back. Default: ``True``.
+
+    References
+    ----------
+    .. [1] T. Kim et al. "Reversible Instance Normalization for Accurate Time-Series Forecasting against
+            Distribution Shift", ICLR 2022, https://openreview.net/forum?id=cGDAkQo1C0p
+    .. [2] A. Cini, I. Marisca, C. Alippi, "Filling the G_ap_s: Multivariate Time Series Imputation by Graph Neural
+            Networks", ICLR 2022, https://openreview.net/forum?id=kOu3-S3wJ7
+
+    Examples
+    --------
+    >>> from birnn_forecast import GRINModel
+    >>> model = GRINModel(72, 1, graph="correlation", season_length=24, n_epochs=20)
+    >>> full = model.fit(series).impute()  # doctest: +SKIP
+    """
+
+    network = "nodes"
+    norm_options = ("prior",)
+
+    def __init__(
+        self,
+        input_chunk_length: int | tuple[int, int],
+        output_chunk_length: int,
+        output_chunk_shift: int = 0,
+        graph: str | Sequence | np.ndarray | None = "correlation",
+        recurrence: str = "stacked",
+        cross_gate: str = "vector",
+        node_embedding_dim: int = 6,
+        hidden_dim: int = 48,
+        n_rnn_layers: int = 2,
+        hidden_fc_sizes: list[int] | None = None,
+        dropout: float = 0.0,
+        activation: str = "ReLU",
+        skip: str | None = "linear",
+        season_length: int | None = None,
+        masking_rate: float = 0.6,
+        imputation_weight: float = 1.0,
+        decoder_dim: int = 16,
+        use_static_covariates: bool = True,
+        use_reversible_instance_norm: bool | dict[str, Any] = True,
+        **kwargs: Unpack[TorchModelParams],
+    ):
+        super().__init__()
+        self._nodes: Nodes | None = None
+        self._components: list[str] | None = None
+
+    def _check_params(self, params: dict[str, Any]) -> None:
+        super()._check_params(params)
+        if params["graph"] is None or isinstance(params["graph"], str):
+            check_choice("graph", params["graph"], GRAPHS)
+        check_choice("recurrence", params["recurrence"], RECURRENCES)
+        check_choice("cross_gate", params["cross_gate"], CROSS_GATES)
+        check_integer("node_embedding_dim", params["node_embedding_dim"], minimum=0)
+        if params["graph"] == "learned" and params["node_embedding_dim"] == 0:
+            raise ValueError("`node_embedding_dim` must be > 0 with `graph='learned'`, which is made of embeddings.")
+
+    @property
+    def _graph_kind(self) -> str | None:
+        graph = self.model_params["graph"]
+        return graph if graph is None or isinstance(graph, str) else "given"
+
+    def _network_params(self) -> dict[str, Any]:
+        params = self.model_params
+        return {
+            "graph": self._graph_kind,
+            "recurrence": params["recurrence"],
+            "hidden_size": params["hidden_dim"],
+            "num_layers": params["n_rnn_layers"],
+            "cross_gate": params["cross_gate"],
+            "embedding_size": params["node_embedding_dim"],
+            "message_size": MESSAGE_SIZE,
+            "head_size": HEAD_SIZE,
+            "dropout": params["dropout"],
+            "skip": params["skip"],
+            "season_length": params["season_length"],
+            "decoder_params": self._decoder_params(),
+        }
+
+    def _setup_for_fit_from_dataset(self, series, *args, **kwargs):
+        first = series2seq(series)[0]
+        if self._graph_kind == "distance":
+            found = _coordinates(first)
+            if first.static_covariates.shape[1] == len(found):  # nothing else: they are no features
+                self._considers_static_covariates = False
+        return super()._setup_for_fit_from_dataset(series, *args, **kwargs)
+
+    def _setup_for_train(self, train_dataset, *args, **kwargs):
+        if self.model is None:
+            self._nodes = self._describe_nodes(getattr(train_dataset, "series", None))
+        return super()._setup_for_train(train_dataset, *args, **kwargs)
+
+    def _create_model(self, train_sample: TorchTrainingSample) -> GapAwareModule:
+        module = super()._create_model(train_sample)
+        if self._nodes is not None:  # else the weights to be loaded bring all that
+            self._nodes.put_into(module)
+            self._nodes = None
+        return module
+
+    def _describe_nodes(self, series: Sequence[TimeSeries] | None) -> "Nodes":
+        """Return what the training series say of the components."""
+        if not series:
+            raise ValueError(
+                "A dataset that GRINModel is fitted on must have its series in the attribute `series`, as Darts' own "
+                "have: levels, scales and the graph are read off them."
+            )
+        values = np.concatenate([one.all_values(copy=False)[:, :, 0] for one in series]).astype(np.float64)
+        mean, scale = level_and_scale(values)
+        n = values.shape[1]
+        adjacency, correlation = torch.zeros(n, n), torch.eye(n)
+        kind, graph = self._graph_kind, self.model_params["graph"]
+        threshold = FAINT if n <= FEW_NODES else THRESHOLD
+        if kind == "distance":
+            adjacency = self._distances(series[0])
+        elif kind == "correlation":
+            correlation = pairwise_correlation(values)
+            adjacency = correlation.abs().clamp(min=FAINT if n <= FEW_NODES else 0)
+            adjacency = torch.where(adjacency >= threshold, adjacency, 0.0)
+        elif kind == "given":
+            adjacency = given_graph(graph, series[0])
+        self._components = [str(name) for name in series[0].components]
+        return Nodes(mean, scale, adjacency, correlation)
+
+    def _distances(self, series: TimeSeries) -> torch.Tensor:
+        places = _coordinates(series)
+        threshold = THRESHOLD
+        if self.model_params["recurrence"] == "stacked" and series.n_components <= FEW_NODES:
+            threshold = FAINT
+        return distance_adjacency(*places.values(), threshold=threshold)
+
+    @property
+    def _takes_other_components(self) -> bool:
+        return self.model_params["node_embedding_dim"] == 0 and self._graph_kind == "distance"
+
+    def _check_components(self, series: TimeSeries) -> None:
+        if not self._takes_other_components:
+            super()._check_components(series)
+
+    def _static_values(self, series: TimeSeries, shape: tuple[int, ...] | None) -> np.ndarray | None:
+        if shape is not None and self._takes_other_components:
+            shape = (series.n_components, shape[1])
+        return super()._static_values(series, shape)
+
+    def _estimates(self, targets, sources, stride, batch_size, verbose):
+        if not self._takes_other_components:
+            return super()._estimates(targets, sources, stride, batch_size, verbose)
+        self.model.to(device_of(self.trainer_params))
+        out = []
+        for one, source in zip(targets, sources, strict=True):
+            module = self._module_for(one)
+            out += self._run_module(module, [source], stride, batch_size, verbose)
+        return out
+
+    def _module_for(self, series: TimeSeries) -> GapAwareModule:
+        """Return the module with the graph of the series' components, and their levels if they are others."""
+        if [str(name) for name in series.components] == self._components:
+            return self.model
+        module = copy.deepcopy(self.model)
+        mean, scale = level_and_scale(series.values(copy=False).astype(np.float64))
+        # of components that show nothing, what those of training have in common
+        known = module.rin.typical_mean.flatten().double(), module.rin.typical_scale.flatten().double()
+        pooled = known[0].mean(), (known[1].square().mean() + known[0].var(correction=0)).sqrt()
+        nothing = torch.as_tensor(np.isnan(series.values(copy=False)).all(axis=0))
+        mean = torch.where(nothing, pooled[0].cpu(), mean)
+        scale = torch.where(nothing, pooled[1].cpu(), scale)
+        Nodes(mean, scale, self._distances(series), torch.eye(series.n_components)).put_into(module)
+        return module.to(self.model.device)
+
+
+@dataclass
+class Nodes:
+    """Level, scale and edges of the components."""
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+    adjacency: torch.Tensor
+    correlation: torch.Tensor
+
+    def put_into(self, module: GapAwareModule) -> None:
+        """Set the module's buffers."""
+        network: Any = module.network
+        if module.rin is not None:
+            module.rin.put(self.mean, self.scale)
+        if network.graph is not None:
+            network.graph.put(self.adjacency, self.correlation)
+
+
+def level_and_scale(values: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation of what is observed in each column, 0 and 1 where that is nothing."""
+    seen = torch.as_tensor(~np.isnan(values))[None]
+    x = torch.as_tensor(values)[None]
+    mean = masked_mean(x, seen)
+    scale = masked_var(x, seen, mean).sqrt().flatten()
+    return mean.flatten(), torch.where(scale > 0, scale, 1.0)
+
+
+def pairwise_correlation(values: np.ndarray) -> torch.Tensor:
+    """Return the correlations of the columns over the rows where both are observed, 0 where there are too few."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        table = pd.DataFrame(values).corr(min_periods=MIN_SHARED_STEPS).fillna(0.0).to_numpy(copy=True)
+    np.fill_diagonal(table, 1.0)
+    return torch.as_tensor(table, dtype=torch.float32)
+
+
+def given_graph(graph: Any, series: TimeSeries) -> torch.Tensor:
+    """Return the adjacency of a matrix, or of a list of edges by name or number."""
+    n, names = series.n_components, [str(name) for name in series.components]
+    if isinstance(graph, pd.DataFrame):
+        graph = graph.to_numpy()
+    if isinstance(graph, np.ndarray | torch.Tensor) or not all(isinstance(edge, tuple) for edge in graph):
+        return check_adjacency(graph, n)
+    if wrong := [edge for edge in graph if len(edge) not in (2, 3)]:
+        raise ValueError(f"`graph` must have edges (component, component[, weight]), got {wrong[0]!r}.")
+    rows = []
+    for edge in graph:
+        ends = []
+        for end in edge[:2]:
+            if isinstance(end, str) and end not in names:
+                raise ValueError(f"`graph` must name components of the series ({', '.join(names)}), got {end!r}.")
+            ends.append(names.index(end) if isinstance(end, str) else end)
+        rows.append([*ends, *(edge[2:] or [1.0])])
+    adjacency = edge_list_adjacency(rows, n)
+    return torch.maximum(adjacency, adjacency.T)
+
+
+def _coordinates(series: TimeSeries) -> dict[str, np.ndarray]:
+    """Return latitude and longitude of the components, in degrees."""
+    table = series.static_covariates
+    found = {}
+    for name, columns in COORDINATES.items():
+        matches = [column for column in ([] if table is None else table.columns) if str(column).lower() in columns]
+        if not matches:
+            raise ValueError(
+                f"`graph='distance'` needs the components' coordinates as static covariates 'latitude' and 'longitude', "
+                f"in degrees, but there is no {name!r}: add them with `series.with_static_covariates(table)`."
+            )
+        if len(table) != series.n_components:
+            raise ValueError(
+                f"`graph='distance'` needs the coordinates of each of the {series.n_components} components, got "
+                f"{len(table)} row of static covariates."
+            )
+        found[name] = table[matches[0]].to_numpy(dtype=float)
+    return found

@@ -1,0 +1,352 @@
+"""The graph recurrent imputation network: every component of the target is a node, with a recurrence of its own."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from birnn_forecast.masks import fill, first_step, neighbours, observed_mask
+from birnn_forecast.nn.candidates import Candidates
+from birnn_forecast.nn.cells import FeedbackGRIN
+from birnn_forecast.nn.decoders import SKIPS, HorizonDecoder
+from birnn_forecast.nn.merge import CrossGate
+from birnn_forecast.nn.networks import Encoding, Sizes, Window, fill_gaps, with_mask
+from birnn_forecast.nn.node_graph import Exchange, NodeGraph
+from birnn_forecast.nn.normalization import ShrunkInstanceNorm
+from birnn_forecast.nn.recurrent import Scan, valid_steps
+
+# where the sharpness of the graph's heads starts
+SHARPNESS = {"distance": (16.0, 2.8)}
+OTHER_SHARPNESS = (4.0, 2.0)
+# beyond this many numbers in a layer's states, what is needed for the gradient is computed again instead of kept
+KEPT_STATES = 20_000_000
+RECURRENCES = ("stacked", "feedback")
+# with known correlations of few nodes, all of them together estimate each
+LARGEST_KRIGING = 128
+
+
+class StackedEncoder(nn.Module):
+    """Recurrent layers over each node, in two directions that stay apart, with gates and messages between.
+
+    After each layer the directions take from each other what a :class:`CrossGate` lets through; before the next one,
+    each node hears from its neighbours (:class:`Exchange`), each direction on its own.
+
+    Parameters
+    ----------
+    input_size
+        Features per step and node.
+    hidden_size, num_layers
+        As in ``torch.nn.GRU``.
+    cross_gate
+        "none", "scalar" or "vector".
+    message_size
+        Size of a message.
+    sharpness, n_nodes
+        As in :class:`EdgeWeights`; without `sharpness` nothing is sent.
+    dropout
+        Share of units dropped after each layer.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        cross_gate: str,
+        message_size: int,
+        sharpness: Sequence[float],
+        n_nodes: int | None,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.forwards, self.backwards, self.gates, self.exchanges = (nn.ModuleList() for _ in range(4))
+        self.dropouts = nn.ModuleList()
+        size = input_size
+        for layer in range(num_layers):
+            self.forwards.append(Scan("GRU", size, hidden_size))
+            self.backwards.append(Scan("GRU", size, hidden_size, backward=True))
+            if cross_gate != "none":
+                self.gates.append(CrossGate(hidden_size, 3, cross_gate))
+            self.dropouts.append(nn.Dropout(dropout) if dropout else nn.Identity())
+            size = hidden_size
+            if sharpness and (layer < num_layers - 1 or num_layers == 1):
+                pair = [Exchange(hidden_size, message_size, sharpness, n_nodes) for _ in range(2)]
+                self.exchanges.append(nn.ModuleList(pair))
+                size += pair[0].output_size
+        self.state_size = self.final_size = 2 * size
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch time nodes features"],
+        context: Float[Tensor, "batch time nodes context"],
+        start: Int[Tensor, " batch"],
+        graph: NodeGraph | None,
+    ) -> Float[Tensor, "batch time nodes state"]:
+        """Return both directions' states side by side, 0 before the start."""
+        nodes = x.shape[2]
+        valid = valid_steps(start, x.shape[1])[:, :, None, None]
+        starts = start.repeat_interleave(nodes)
+        f = b = x
+        for layer, (forward, backward) in enumerate(zip(self.forwards, self.backwards, strict=True)):
+            f = self.dropouts[layer](unfold(scan(forward, fold(f), starts), nodes)) * valid
+            b = self.dropouts[layer](unfold(scan(backward, fold(b), starts), nodes)) * valid
+            if self.gates:
+                f, b = (state * valid for state in self.gates[layer](f, b, context))
+            if layer < len(self.exchanges) and graph is not None:
+                adjacency = graph()
+                f, b = (
+                    torch.cat([state, exchange(state, adjacency) * valid], dim=-1)
+                    for state, exchange in zip((f, b), self.exchanges[layer], strict=True)
+                )
+        return torch.cat([f, b], dim=-1)
+
+
+def scan(layer: Scan, x: Tensor, start: Tensor) -> Tensor:
+    """Run a layer; of a very large batch keep no more than its input for the gradient."""
+    if torch.is_grad_enabled() and x.shape[0] * x.shape[1] * layer.rnn.hidden_size > KEPT_STATES:
+        return checkpoint(layer, x, start, use_reentrant=False)
+    return layer(x, start)
+
+
+def fold(x: Float[Tensor, "batch time nodes features"]) -> Float[Tensor, "rows time features"]:
+    """Make each node of each window a row of its own."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def unfold(x: Float[Tensor, "rows time features"], nodes: int) -> Float[Tensor, "batch time nodes features"]:
+    """Undo :func:`fold`."""
+    return x.unflatten(0, (-1, nodes)).transpose(1, 2)
+
+
+class GraphNetwork(nn.Module):
+    """Encode every node of a window; decode its horizon and estimate its steps, with the same weights for all nodes.
+
+    ``recurrence="stacked"``: each step's estimate is linear interpolation, plus a mixture of what simpler estimates
+    (:class:`Candidates`) add to it and a correction, both read off the states of a :class:`StackedEncoder`.
+    ``recurrence="feedback"``: the estimates of :class:`FeedbackGRIN`.
+
+    Parameters
+    ----------
+    sizes, season_length, locations, offsets, decoder_params, reconstructs, skip
+        As in :class:`ForecastNetwork`.
+    graph
+        Where the edges come from: "distance", "correlation", "learned", "given" or None for no edges. The edges
+        themselves are put in by ``network.graph.put``.
+    recurrence
+        One of ``RECURRENCES``.
+    hidden_size, num_layers, cross_gate, dropout
+        As in :class:`StackedEncoder` and :class:`FeedbackGRIN`.
+    embedding_size
+        Size of what is learnt of each node; 0 for nothing: then another set of nodes may be given.
+    message_size, head_size
+        Size of a message per head of the graph, and of the hidden layer of the head.
+    """
+
+    Norm = ShrunkInstanceNorm
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        graph: str | None,
+        recurrence: str,
+        hidden_size: int,
+        num_layers: int,
+        cross_gate: str,
+        embedding_size: int,
+        message_size: int,
+        head_size: int,
+        dropout: float,
+        skip: str | None,
+        season_length: int | None,
+        locations: Sequence[bool],
+        offsets: Sequence[float],
+        decoder_params: dict,
+        reconstructs: bool = True,
+    ):
+        super().__init__()
+        self.sizes, self.season_length = sizes, season_length
+        n_nodes = sizes.targets if embedding_size else None
+        covariates = 2 * (sizes.past_covariates + sizes.future_covariates + sizes.static_width)
+        edges = graph is not None and sizes.targets > 1
+        self.graph = NodeGraph(sizes.targets, learned=graph == "learned") if edges else None
+        self.embedding = nn.Parameter(0.3 * torch.randn(sizes.targets, embedding_size)) if embedding_size else None
+        self.feedback = self.encoder = self.candidates = self.step_head = None
+        if recurrence == "feedback":
+            self.feedback = FeedbackGRIN(
+                n_nodes,
+                exogenous_size=covariates,
+                hidden_size=hidden_size,
+                ff_size=head_size,
+                output_size=sizes.parameters,
+                embedding_size=embedding_size or None,
+                num_layers=num_layers,
+                dropout=dropout,
+                cross_gate=cross_gate,
+            )
+            self.embedding = None
+            state_size = self.feedback.state_size
+        else:
+            sharpness = SHARPNESS.get(graph or "", OTHER_SHARPNESS) if edges else ()
+            correlated = edges and graph == "correlation" and sizes.targets <= LARGEST_KRIGING and n_nodes is not None
+            self.candidates = Candidates(season_length, self.graph, sharpness, n_nodes, correlated)
+            # value, its distance from the interpolation, the interpolation; mask and distances; level and scale
+            features = 8 + self.candidates.count + self.candidates.heads + embedding_size + covariates
+            self.encoder = StackedEncoder(
+                features, hidden_size, num_layers, cross_gate, message_size, sharpness, n_nodes, dropout
+            )
+            state_size = self.encoder.state_size
+            if reconstructs:
+                self.step_head = MixingHead(
+                    state_size + features, head_size, self.candidates.count, locations, offsets
+                )
+        self.decoder = HorizonDecoder(
+            code_size=state_size,
+            state_size=state_size,
+            horizon=sizes.horizon,
+            output_size=sizes.parameters,
+            future_size=2 * sizes.future_covariates,
+            start_at_zero=skip is not None,
+            **decoder_params,
+        )
+        self.skip = SKIPS[skip](sizes.input_length, sizes.horizon, sizes.shift, season_length) if skip else None
+        with torch.no_grad():
+            self.decoder.output.bias += torch.tensor(offsets)
+        self.register_buffer("locations", torch.tensor(locations), persistent=False)
+
+    @property
+    def sees_own_values(self) -> bool:
+        """Whether the estimate of a value may know that value, so that only hidden ones are to be learnt from."""
+        return self.feedback is None
+
+    def forward(self, window: Window) -> Float[Tensor, "batch horizon nodes parameters"]:
+        """Return the raw parameters of each node at each step of the horizon, in the normalised unit."""
+        return self.forecast(window, self.encode(window))
+
+    def encode(self, window: Window) -> Encoding:
+        """Read each node from both ends, with what the others know."""
+        nodes = window.target.shape[2]
+        covariates = self._covariates(window)
+        known = [c for c in (window.past_covariates, window.historic_future_covariates) if c is not None]
+        start = first_step(torch.cat([window.observed, *(observed_mask(c) for c in known)], dim=-1))
+        valid = valid_steps(start, window.target.shape[1])
+        filled = fill_gaps(window, self.season_length)
+        if self.feedback is not None:
+            exogenous = torch.cat(covariates, dim=-1) if covariates else None
+            adjacency = window.target.new_zeros(nodes, nodes) if self.graph is None else self.graph()
+            target = fill(window.target, window.observed, 0.0)
+            read = self.feedback(target, window.observed, exogenous, adjacency)
+            states, estimates = read.states, (read.output, read.estimates)
+        else:
+            states, estimates = self._read(window, covariates, start, filled)
+        rows = fold(states)
+        # the last forward and the first backward state
+        half = rows.shape[-1] // 2
+        first = torch.gather(rows[..., half:], 1, start.repeat_interleave(nodes)[:, None, None].expand(-1, 1, half))
+        final = torch.cat([rows[:, -1, :half], first[:, 0]], dim=-1)
+        return Encoding(filled, rows, final, valid, *estimates)
+
+    def forecast(self, window: Window, encoding: Encoding) -> Float[Tensor, "batch horizon nodes parameters"]:
+        """Return the raw parameters of each node at each step of the horizon, in the normalised unit."""
+        nodes = window.target.shape[2]
+        future = None
+        if window.future_covariates is not None:
+            history = window.historic_future_covariates
+            span = window.future_covariates
+            span = span if history is None else torch.cat([history, span], dim=1)
+            future = torch.cat(with_mask(span), dim=-1)[:, -self.sizes.horizon :].repeat_interleave(nodes, dim=0)
+        out = unfold(self.decoder(encoding.final, encoding.states, future), nodes)
+        if self.skip is not None:
+            out = out + self.skip(encoding.target, window.observed)[..., None] * self.locations.to(out.dtype)
+        return out
+
+    def reconstruct(self, window: Window, encoding: Encoding) -> Float[Tensor, "batch time nodes parameters"]:
+        """Return the raw parameters of each node at each step of the window, in the normalised unit."""
+        assert encoding.estimate is not None
+        return encoding.estimate
+
+    def _read(
+        self, window: Window, covariates: list[Tensor], start: Tensor, filled: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
+        assert self.candidates is not None and self.encoder is not None
+        x, observed = window.target, window.observed
+        level, scale = window.unit if window.unit is not None else (torch.zeros_like(x[:, :1]), torch.ones_like(x[:, :1]))
+        estimates = self.candidates(x, observed, level, scale, self.graph)
+        base = estimates.base
+        if window.guide is not None:
+            base = torch.where(observed.any(dim=1, keepdim=True), base, window.guide)
+        context = gap_context(observed).to(x.dtype)
+        seen = fill(x, observed, 0.0)
+        own = [torch.where(observed, seen, base), torch.where(observed, seen - base, 0.0), base]
+        unit = torch.stack([level, scale.log()], dim=-1).expand(*x.shape, 2)
+        features = [torch.stack(own, dim=-1), context, estimates.candidates, estimates.support, unit, *covariates]
+        if self.embedding is not None:
+            features.append(self.embedding.expand(*x.shape, -1))
+        valid = valid_steps(start, x.shape[1])[:, :, None, None]
+        inputs = torch.cat(features, dim=-1) * valid
+        states = self.encoder(inputs, context, start, self.graph)
+        if self.step_head is None:
+            return states, (base[..., None], None)
+        return states, (self.step_head(torch.cat([states, inputs], dim=-1), base, estimates.candidates), None)
+
+    def _covariates(self, window: Window) -> list[Tensor]:
+        """Return covariates and their masks, ``(batch, time, nodes, 2 * covariates)`` each."""
+        batch, time, nodes = window.target.shape
+        out = []
+        for covariate in (window.past_covariates, window.historic_future_covariates):
+            if covariate is not None:
+                out.append(torch.cat(with_mask(covariate), dim=-1)[:, :, None].expand(-1, -1, nodes, -1))
+        if window.static_covariates is not None:
+            static = window.static_covariates  # of each node, or the same for all
+            observed = observed_mask(static)
+            static = torch.cat([fill(static, observed, 0.0), observed.to(static.dtype)], dim=-1)
+            out.append(static[:, None].expand(batch, time, nodes, -1))
+        return out
+
+
+class MixingHead(nn.Module):
+    """Linear interpolation, plus a mixture of what candidates add to it, plus a correction; starts as the first.
+
+    Parameters
+    ----------
+    input_size, hidden_size
+        Size of what is known of a step and node, and of the hidden layer.
+    n_candidates
+        Number of candidates.
+    locations, offsets
+        As in :class:`ForecastNetwork`.
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, n_candidates: int, locations: Sequence[bool], offsets: Sequence[float]
+    ):
+        super().__init__()
+        self.parameters_per_step = len(offsets)
+        self.hidden = nn.Linear(input_size, hidden_size)
+        self.output = nn.Linear(hidden_size, len(offsets) + n_candidates)
+        nn.init.zeros_(self.output.weight)
+        with torch.no_grad():
+            self.output.bias.zero_()
+            self.output.bias[: len(offsets)] = torch.tensor(offsets)
+        self.register_buffer("locations", torch.tensor(locations), persistent=False)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch time nodes features"],
+        base: Float[Tensor, "batch time nodes"],
+        candidates: Float[Tensor, "batch time nodes n"],
+    ) -> Float[Tensor, "batch time nodes parameters"]:
+        out = self.output(nn.functional.silu(self.hidden(x)))
+        raw, shares = out[..., : self.parameters_per_step], out[..., self.parameters_per_step :]
+        middle = base + (shares * candidates).sum(dim=-1)
+        return raw + middle[..., None] * self.locations.to(raw.dtype)
+
+
+def gap_context(observed: Bool[Tensor, "batch time nodes"]) -> Float[Tensor, "batch time nodes 3"]:
+    """Return the mask and the (log) numbers of steps to the observations before and after, the step's own left out."""
+    time = observed.shape[1]
+    steps = torch.arange(time, device=observed.device)[None, :, None]
+    before, after = neighbours(observed)
+    distances = [torch.log1p((d.clamp(max=time)).float()) / 2 for d in (steps - before, after - steps)]
+    return torch.stack([observed.float(), *distances], dim=-1)
