@@ -161,39 +161,40 @@ def interpolate_seasonal(
     return fill(x, observed, wave + interpolate(x - wave, observed))
 
 
-# of 30 rows of a batch: kept whole, and hidden in single values, in blocks of one component, in blocks of all of them;
-# the rest is hidden where another row has gaps
-WHOLE, POINTS, BLOCKS, BLACKOUT = 10, 5, 5, 5
-# share of the hidden rows' components of which nothing is left, and of rows of which nothing at all is
-SILENT, BLANK = 0.05, 0.05
+# probabilities that what is hidden in a row includes the gaps of another row, single values, blocks (drawn twice), a
+# block of all channels; the last three are more likely in rows that no gaps are transplanted into
+TRANSPLANT, POINTS, BLOCKS, BLACKOUT, MORE_LIKELY = 0.9, 0.2, 0.2, 0.1, 2.5
+# ... and that nothing is left of a channel, or of the row
+SILENT, BLANK = 0.03, 0.03
 
 
 def hide(
     observed: Bool[Tensor, "batch time channels"],
     rate: float,
+    whole: float = 1 / 3,
     blank: bool = False,
     seed: int | None = None,
 ) -> Bool[Tensor, "batch time channels"]:
     """Return the mask with some of the observations taken away.
 
-    A third of the rows stays whole; the others lose, with equal chances,
+    Rows that do not stay whole lose any of
 
+    - what another row of the batch misses, in some of the channels;
     - single values, each with a probability drawn up to `rate`;
-    - in each component, a block of steps of a length drawn up to that share of the window;
-    - such a block in all components together, which may lie at the window's end;
-    - what another row of the batch misses (single values where that is nothing).
-
-    Of these rows, a component among several is hidden entirely with a probability of 1 in 20.
+    - blocks of steps of a length drawn up to that share of the window, independently in some of the channels;
+    - such a block in all channels together, which may lie at the window's end;
+    - all values of a channel, if there are several.
 
     Parameters
     ----------
     observed
         What is there to be hidden.
     rate
-        Largest share of a window that is hidden, up to the effect of the last two items.
+        Largest share of a window that each of the patterns drawn here hides; with 0 nothing is hidden.
+    whole
+        Share of the rows of which nothing is hidden.
     blank
-        Whether to hide everything in 1 of 20 of the rows that are not whole: what is then left to learn from are
-        covariates.
+        Whether to hide everything in a few rows: what is then left to learn from are covariates.
     seed
         Draws the same for equal shapes; default: torch's generator draws.
     """
@@ -207,28 +208,31 @@ def hide(
             return torch.rand(*shape, generator=generator).to(observed.device)
         return torch.rand(*shape, device=observed.device)
 
+    def some_rows(probability: Tensor | float) -> Tensor:
+        return draw(batch, 1, 1) < probability
+
     def block(n: int) -> Tensor:
-        length = rate * time * draw(batch, 1, n)
+        length = (rate * time * draw(batch, 1, n)).clamp(min=1)
         start = (time + length) * draw(batch, 1, n) - length
         return (steps >= start) & (steps < start + length)
 
     steps = torch.arange(time, device=observed.device)[None, :, None]
-    points = draw(batch, time, channels) < rate * draw(batch, 1, 1)
-    other = observed[draw(batch).argsort()]
-    native = torch.where(other.all(dim=2, keepdim=True).all(dim=1, keepdim=True), points, ~other)
-    kind = 30 * draw(batch, 1, 1)
-    hidden = native
-    for limit, pattern in (
-        (WHOLE + POINTS + BLOCKS + BLACKOUT, block(1)),
-        (WHOLE + POINTS + BLOCKS, block(channels)),
-        (WHOLE + POINTS, points),
-    ):
-        hidden = torch.where(kind < limit, pattern, hidden)
+    gaps = ~observed[draw(batch).argsort()]
+    hidden = gaps & (draw(batch, 1, channels) < 1.5 * draw(batch, 1, 1)) & some_rows(TRANSPLANT)
+    times = torch.where((hidden & observed).any(dim=1, keepdim=True).any(dim=2, keepdim=True), 1.0, MORE_LIKELY)
+    hidden = hidden | ((draw(batch, time, channels) < rate * draw(batch, 1, 1)) & some_rows(times * POINTS))
+    for _ in range(2):
+        chosen = draw(batch, 1, channels) < 0.2 + 0.8 * draw(batch, 1, 1)
+        hidden = hidden | (block(channels) & chosen & some_rows(times * BLOCKS))
+    hidden = hidden | (block(1) & some_rows(times * BLACKOUT))
     if channels > 1:
         hidden = hidden | (draw(batch, 1, channels) < SILENT)
+    # no row goes without
+    nothing = ~(hidden & observed).any(dim=1, keepdim=True).any(dim=2, keepdim=True)
+    hidden = hidden | (nothing & (draw(batch, time, channels) < rate / 3))
     if blank:
-        hidden = hidden | (draw(batch, 1, 1) < BLANK)
-    return observed & ~(hidden & (kind >= WHOLE))
+        hidden = hidden | some_rows(BLANK)
+    return observed & ~(hidden & some_rows(1 - whole))
 
 
 def masked_mean(

@@ -162,7 +162,7 @@ class GapAwareModule(PLForecastingModule):
         if self.reconstructs:
             covariates = x_in.past_covariates is not None or x_in.historic_future_covariates is not None
             seed = None if training else VALIDATION_SEED
-            visible = hide(observed, self.masking_rate, blank=covariates, seed=seed)
+            visible = hide(observed, self.masking_rate, self.network.whole, covariates, seed)
         reading = self._read(x_in, visible if training else observed)
         output = PLModuleOutput(prediction=self._forecast(reading))
         loss = self._compute_loss(output, batch.future_target, criterion, batch.sample_weight)

@@ -31,10 +31,9 @@ MESSAGE_SIZE, HEAD_SIZE = 16, 48
 
 
 class GRINModel(GapAwareModel):
-    """Graph Recurrent Imputation Network: every component is a node; nodes send messages, and the two directions in
-    which each is read are gated to each other.
+    """Graph Recurrent Imputation Network: nodes that send messages, read in two directions gated to each other.
 
-    Two readings of one family: a *graph recurrent imputation network* [2]_ (what is missing of a node is estimated from
+    Every component of the target is a node. Two readings of one family: a *graph recurrent imputation network* [2]_ (what is missing of a node is estimated from
     its past, its future, and its neighbours), and a *gated bidirectional recurrent network* (after each layer, a learnt
     gate decides what each direction takes from the other). ``graph=None`` leaves the second for any series;
     ``cross_gate="none"`` the first, with two directions that do not know of each other.
@@ -69,7 +68,9 @@ class GRINModel(GapAwareModel):
         As in the other models, but no input chunk stays whole. Default: 0.6.
     use_reversible_instance_norm
         Whether to normalise each input chunk by level and scale of its observed values, drawn towards those of the
-        training data where they are few, and the result back. Default: ``True``.
+        training data where they are few, and the result back. If a dictionary, its parameters:
+        ``{"affine": bool, "eps": float, "prior": float}``, the last one the number of values that the training data
+        count for. Default: ``True``.
 
     References
     ----------
@@ -86,7 +87,7 @@ class GRINModel(GapAwareModel):
     """
 
     network = "nodes"
-    norm_options = ("prior",)
+    norm_options = ("affine", "eps", "prior")
 
     def __init__(
         self,
@@ -102,6 +103,7 @@ class GRINModel(GapAwareModel):
         hidden_fc_sizes: list[int] | None = None,
         dropout: float = 0.0,
         activation: str = "ReLU",
+        pooling: str = "last",
         skip: str | None = "linear",
         season_length: int | None = None,
         masking_rate: float = 0.6,
@@ -142,6 +144,7 @@ class GRINModel(GapAwareModel):
             "message_size": MESSAGE_SIZE,
             "head_size": HEAD_SIZE,
             "dropout": params["dropout"],
+            "pooling": params["pooling"],
             "skip": params["skip"],
             "season_length": params["season_length"],
             "decoder_params": self._decoder_params(),
@@ -157,7 +160,9 @@ class GRINModel(GapAwareModel):
 
     def _setup_for_train(self, train_dataset, *args, **kwargs):
         if self.model is None:
-            self._nodes = self._describe_nodes(getattr(train_dataset, "series", None))
+            self._nodes = self._describe_nodes(
+                getattr(train_dataset, "series", None), getattr(train_dataset, "sample_weight", None)
+            )
         return super()._setup_for_train(train_dataset, *args, **kwargs)
 
     def _create_model(self, train_sample: TorchTrainingSample) -> GapAwareModule:
@@ -167,14 +172,20 @@ class GRINModel(GapAwareModel):
             self._nodes = None
         return module
 
-    def _describe_nodes(self, series: Sequence[TimeSeries] | None) -> "Nodes":
+    def _describe_nodes(
+        self, series: Sequence[TimeSeries] | None, weights: Sequence[TimeSeries] | None = None
+    ) -> "Nodes":
         """Return what the training series say of the components."""
         if not series:
             raise ValueError(
                 "A dataset that GRINModel is fitted on must have its series in the attribute `series`, as Darts' own "
                 "have: levels, scales and the graph are read off them."
             )
-        values = np.concatenate([one.all_values(copy=False)[:, :, 0] for one in series]).astype(np.float64)
+        values = np.concatenate(
+            [
+                _counted(one, None if weights is None else weights[i]) for i, one in enumerate(series)
+            ]
+        )
         mean, scale = level_and_scale(values)
         n = values.shape[1]
         adjacency, correlation = torch.zeros(n, n), torch.eye(n)
@@ -197,6 +208,11 @@ class GRINModel(GapAwareModel):
         if self.model_params["recurrence"] == "stacked" and series.n_components <= FEW_NODES:
             threshold = FAINT
         return distance_adjacency(*places.values(), threshold=threshold)
+
+    @property
+    def _ckpt_skipped_params(self) -> list[str]:
+        # a matrix cannot be compared by `!=`; the graph comes with the weights
+        return [*super()._ckpt_skipped_params, "graph"]
 
     @property
     def _takes_other_components(self) -> bool:
@@ -253,6 +269,18 @@ class Nodes:
             module.rin.put(self.mean, self.scale)
         if network.graph is not None:
             network.graph.put(self.adjacency, self.correlation)
+
+
+def _counted(series: TimeSeries, weight: TimeSeries | None) -> np.ndarray:
+    """Return the values ``(time, components)``, NaN where their weight is 0."""
+    values = series.all_values(copy=False)[:, :, 0].astype(np.float64)
+    if weight is None:
+        return values
+    weights = weight.slice_intersect(series)
+    first = series.get_index_at_point(weights.start_time())
+    counted = np.ones_like(values, dtype=bool)
+    counted[first : first + len(weights)] = weights.all_values(copy=False)[:, :, 0] != 0
+    return np.where(counted, values, np.nan)
 
 
 def level_and_scale(values: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,6 +15,7 @@ from birnn_forecast.nn.merge import CrossGate
 from birnn_forecast.nn.networks import Encoding, Sizes, Window, fill_gaps, with_mask
 from birnn_forecast.nn.node_graph import Exchange, NodeGraph
 from birnn_forecast.nn.normalization import ShrunkInstanceNorm
+from birnn_forecast.nn.pooling import POOLINGS
 from birnn_forecast.nn.recurrent import Scan, valid_steps
 
 # where the sharpness of the graph's heads starts
@@ -129,7 +130,7 @@ class GraphNetwork(nn.Module):
 
     Parameters
     ----------
-    sizes, season_length, locations, offsets, decoder_params, reconstructs, skip
+    sizes, season_length, locations, offsets, decoder_params, reconstructs, skip, pooling
         As in :class:`ForecastNetwork`.
     graph
         Where the edges come from: "distance", "correlation", "learned", "given" or None for no edges. The edges
@@ -145,6 +146,7 @@ class GraphNetwork(nn.Module):
     """
 
     Norm = ShrunkInstanceNorm
+    whole = 0.0
 
     def __init__(
         self,
@@ -158,6 +160,7 @@ class GraphNetwork(nn.Module):
         message_size: int,
         head_size: int,
         dropout: float,
+        pooling: str,
         skip: str | None,
         season_length: int | None,
         locations: Sequence[bool],
@@ -201,8 +204,9 @@ class GraphNetwork(nn.Module):
                 self.step_head = MixingHead(
                     state_size + features, head_size, self.candidates.count, locations, offsets
                 )
+        self.pooling = POOLINGS[pooling](state_size, state_size)
         self.decoder = HorizonDecoder(
-            code_size=state_size,
+            code_size=self.pooling.output_size,
             state_size=state_size,
             horizon=sizes.horizon,
             output_size=sizes.parameters,
@@ -245,7 +249,7 @@ class GraphNetwork(nn.Module):
         half = rows.shape[-1] // 2
         first = torch.gather(rows[..., half:], 1, start.repeat_interleave(nodes)[:, None, None].expand(-1, 1, half))
         final = torch.cat([rows[:, -1, :half], first[:, 0]], dim=-1)
-        return Encoding(filled, rows, final, valid, *estimates)
+        return Encoding(filled, rows, final, valid.repeat_interleave(nodes, dim=0), *estimates)
 
     def forecast(self, window: Window, encoding: Encoding) -> Float[Tensor, "batch horizon nodes parameters"]:
         """Return the raw parameters of each node at each step of the horizon, in the normalised unit."""
@@ -256,7 +260,8 @@ class GraphNetwork(nn.Module):
             span = window.future_covariates
             span = span if history is None else torch.cat([history, span], dim=1)
             future = torch.cat(with_mask(span), dim=-1)[:, -self.sizes.horizon :].repeat_interleave(nodes, dim=0)
-        out = unfold(self.decoder(encoding.final, encoding.states, future), nodes)
+        code = self.pooling(encoding.states, encoding.final, encoding.valid)
+        out = unfold(self.decoder(code, encoding.states, future), nodes)
         if self.skip is not None:
             out = out + self.skip(encoding.target, window.observed)[..., None] * self.locations.to(out.dtype)
         return out

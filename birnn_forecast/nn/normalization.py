@@ -17,7 +17,41 @@ class WindowStatistics(NamedTuple):
     scale: Tensor
 
 
-class MaskedInstanceNorm(nn.Module):
+class InstanceNorm(nn.Module):
+    """What is common to ways of normalising a window: an optional learnt weight and bias per component."""
+
+    def __init__(self, input_dim: int, affine: bool):
+        super().__init__()
+        self.affine = affine
+        if affine:
+            self.affine_weight = nn.Parameter(torch.ones(input_dim))
+            self.affine_bias = nn.Parameter(torch.zeros(input_dim))
+
+    def normalise(
+        self, x: Float[Tensor, "batch time components"], statistics: WindowStatistics
+    ) -> Float[Tensor, "batch time components"]:
+        """Bring values into the unit that `statistics` stand for."""
+        y = (x - statistics.mean) / statistics.scale
+        return y * self.affine_weight + self.affine_bias if self.affine else y
+
+    def undo_affine(self, y: Float[Tensor, "batch time components"]) -> Float[Tensor, "batch time components"]:
+        """Take the learnt weight and bias out of a normalised location."""
+        if not self.affine:
+            return y
+        return (y - self.affine_bias) / self.safe_weight
+
+    @property
+    def safe_weight(self) -> Tensor:
+        """The learnt weight, kept away from 0 with its sign."""
+        tiny = torch.where(self.affine_weight < 0, -1e-3, 1e-3).to(self.affine_weight.dtype)
+        return torch.where(self.affine_weight.abs() < 1e-3, tiny, self.affine_weight)
+
+    def unit(self, statistics: WindowStatistics) -> tuple[Tensor, Tensor] | None:
+        """Return level and scale in a unit that components share, None if they may be anything."""
+        return None
+
+
+class MaskedInstanceNorm(InstanceNorm):
     """Reversible instance normalisation over the observed values of a window (Kim et al. 2022, RevIN).
 
     A window without any observation takes level and scale of the training data. One whose observed values are all
@@ -48,12 +82,8 @@ class MaskedInstanceNorm(nn.Module):
     varying_tracked: Tensor
 
     def __init__(self, input_dim: int, eps: float = 0.0, affine: bool = True):
-        super().__init__()
+        super().__init__(input_dim, affine)
         self.eps = eps
-        self.affine = affine
-        if affine:
-            self.affine_weight = nn.Parameter(torch.ones(input_dim))
-            self.affine_bias = nn.Parameter(torch.zeros(input_dim))
         self.register_buffer("typical_mean", torch.zeros(1, 1, input_dim))
         self.register_buffer("typical_var", torch.ones(1, 1, input_dim))
         self.register_buffer("typical_scale", torch.zeros(1, 1, input_dim))
@@ -86,29 +116,6 @@ class MaskedInstanceNorm(nn.Module):
         statistics = WindowStatistics(mean.detach(), scale.detach())
         return fill(self.normalise(fill(x, observed, 0.0), statistics), observed, 0.0), statistics
 
-    def unit(self, statistics: WindowStatistics) -> None:
-        """Return None: a window is described without regard to its level, so that it may be any."""
-        return None
-
-    def normalise(
-        self, x: Float[Tensor, "batch time components"], statistics: WindowStatistics
-    ) -> Float[Tensor, "batch time components"]:
-        """Bring values into the unit that `statistics` stand for."""
-        y = (x - statistics.mean) / statistics.scale
-        return y * self.affine_weight + self.affine_bias if self.affine else y
-
-    def undo_affine(self, y: Float[Tensor, "batch time components"]) -> Float[Tensor, "batch time components"]:
-        """Take the learnt weight and bias out of a normalised location."""
-        if not self.affine:
-            return y
-        return (y - self.affine_bias) / self.safe_weight
-
-    @property
-    def safe_weight(self) -> Tensor:
-        """The learnt weight, kept away from 0 with its sign."""
-        tiny = torch.where(self.affine_weight < 0, -1e-3, 1e-3).to(self.affine_weight.dtype)
-        return torch.where(self.affine_weight.abs() < 1e-3, tiny, self.affine_weight)
-
     def _borrowed_scale(self, mean: Tensor) -> Tensor:
         """Return the scale for a window of which only the level is known."""
         relative = self.typical_ratio * mean.abs()
@@ -134,7 +141,7 @@ class MaskedInstanceNorm(nn.Module):
             typical += share * (average - typical)
 
 
-class ShrunkInstanceNorm(nn.Module):
+class ShrunkInstanceNorm(InstanceNorm):
     """Instance normalisation over the observed values of a window, drawn to the training data where they are few.
 
     In units of the training data (mean 0, variance 1 in each component), the level is the mean of what is observed and
@@ -144,17 +151,20 @@ class ShrunkInstanceNorm(nn.Module):
     ----------
     input_dim
         Number of target components.
+    eps
+        Added to the variance, in the squared unit of the training data.
+    affine
+        Whether to learn a weight and a bias per component after normalising.
     prior
         Number of values that the training data count for in a window's variance.
     """
 
     typical_mean: Tensor
     typical_scale: Tensor
-    affine = False
 
-    def __init__(self, input_dim: int, prior: float = 8.0):
-        super().__init__()
-        self.prior = prior
+    def __init__(self, input_dim: int, eps: float = 0.0, affine: bool = False, prior: float = 8.0):
+        super().__init__(input_dim, affine)
+        self.eps, self.prior = eps, prior
         self.register_buffer("typical_mean", torch.zeros(1, 1, input_dim))
         self.register_buffer("typical_scale", torch.ones(1, 1, input_dim))
 
@@ -176,21 +186,11 @@ class ShrunkInstanceNorm(nn.Module):
         if level is not None:
             mean = torch.where(count > 0, mean, (level - self.typical_mean) / self.typical_scale)
         deviations = fill(z - mean, observed, 0.0).square().sum(dim=1, keepdim=True)
-        scale = ((deviations + self.prior / 2) / (count + self.prior)).sqrt()
+        scale = ((deviations + self.prior / 2) / (count + self.prior) + self.eps).sqrt()
         statistics = WindowStatistics(
             (self.typical_mean + mean * self.typical_scale).detach(), (scale * self.typical_scale).detach()
         )
-        return fill((z - mean) / scale, observed, 0.0), statistics
-
-    def normalise(
-        self, x: Float[Tensor, "batch time components"], statistics: WindowStatistics
-    ) -> Float[Tensor, "batch time components"]:
-        """Bring values into the unit that `statistics` stand for."""
-        return (x - statistics.mean) / statistics.scale
-
-    def undo_affine(self, y: Float[Tensor, "batch time components"]) -> Float[Tensor, "batch time components"]:
-        """Return `y`: nothing was learnt on top of the statistics."""
-        return y
+        return fill(self.normalise(fill(x, observed, 0.0), statistics), observed, 0.0), statistics
 
     def unit(self, statistics: WindowStatistics) -> tuple[Tensor, Tensor]:
         """Return level and scale in units of the training data."""

@@ -1,5 +1,7 @@
 """What the contract tests share: fitted models whose every input counts, covariates, comparisons."""
 
+import inspect
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,6 +22,11 @@ def fitted(cls, series=None, fit=None, **kwargs):
     """Return a fitted small model; a fast learning rate and no dead units, so that every input shows in a forecast."""
     params = {"optimizer_kwargs": {"lr": 1e-2}, "activation": "Tanh"} | kwargs
     return make_model(cls, **params).fit(make_series() if series is None else series, **(fit or {}))
+
+
+def own_options(cls, options: dict) -> dict:
+    """Return those of `options` that the model class has."""
+    return {name: value for name, value in options.items() if name in inspect.signature(cls.__init__).parameters}
 
 
 def with_statics(series: TimeSeries, *values: float) -> TimeSeries:

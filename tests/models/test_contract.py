@@ -20,6 +20,7 @@ from tests.models.contract_helpers import (
     assert_same,
     differs,
     fitted,
+    own_options,
     two_models,
     with_statics,
 )
@@ -120,6 +121,7 @@ def test_list_of_series(model_class):
 
 @pytest.mark.parametrize("options", [{}, {"normalization": "batch", "n_rnn_layers": 2}, {"pooling": "attention"}])
 def test_forecast_does_not_depend_on_its_batch(model_class, options):
+    options = own_options(model_class, options)
     series = [make_series(60, components=2, seed=seed, missing=0.1 * seed) for seed in range(5)]
     model = fitted(model_class, series, **options)
     alone = model.predict(6, series, batch_size=1)
@@ -247,14 +249,19 @@ OPTIONS = {
     "n_conv_layers": 2,
     "use_static_covariates": False,
     "use_reversible_instance_norm": False,
+    "imputation_weight": 0.0,
+    "graph": "learned",
+    "recurrence": "feedback",
+    "cross_gate": "scalar",
+    "node_embedding_dim": 0,
 }
 
 
 def test_every_option_reaches_the_network(model_class):
-    series = with_statics(make_series(40, missing=0.2), 1.0)
+    series = with_statics(make_series(40, 2, missing=0.2), 1.0)
     base = {"n_rnn_layers": 2, "skip": "seasonal", "season_length": 4}
     forecast = fitted(model_class, series, **base).predict(4)
-    own = set(inspect.signature(model_class.__init__).parameters) & set(OPTIONS)
+    own = own_options(model_class, OPTIONS)
     assert len(own) >= 13
     for name in own:
         assert differs(fitted(model_class, series, **base | {name: OPTIONS[name]}).predict(4), forecast), name

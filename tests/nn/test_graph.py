@@ -70,7 +70,7 @@ def test_distance_weights_follow_the_formula():
     np.testing.assert_allclose(adjacency, expected, rtol=1e-6)
     assert adjacency[0, 1] > 0.9
     assert adjacency[0, 3] == 0
-    assert (distance_adjacency(latitude, longitude, threshold=0)[0, 1:] > 0).all()
+    assert (distance_adjacency(latitude, longitude, threshold=0.0)[0, 1:] > 0).all()
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
