@@ -1,4 +1,4 @@
-"""The picture of a forecast: gaps, bands, truth."""
+"""Pictures of forecasts and imputations: gaps, bands, truth."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from darts import TimeSeries
 from matplotlib.patches import Rectangle
 
-from birnn_forecast.plots import plot_forecast, quantile_of
+from birnn_forecast.plots import plot_forecast, plot_imputation, quantile_of
 from tests.conftest import make_series
 
 
@@ -98,3 +98,72 @@ def test_what_cannot_be_drawn_is_refused():
         plot_forecast(make_series(components=2), truth)
     with pytest.raises(ValueError, match="must hold the median, got"):
         plot_forecast(*reversed([quantiles(truth, (0.1, 0.9)), make_series()]))
+
+
+# imputations
+
+GAPS = [(0, 3), (20, 30), (97, 100)]
+
+
+def filled(make=None) -> tuple[TimeSeries, TimeSeries, TimeSeries]:
+    """Return a series of 100 steps with gaps, an imputation of it, and the whole series."""
+    gappy, _ = split(GAPS)
+    whole, _ = split()
+    gappy, whole = (TimeSeries.from_values(series.values()) for series in (gappy, whole))
+    return gappy, whole if make is None else make(whole), whole
+
+
+def drawn(ax, label: str) -> np.ndarray:
+    """Return the steps at which a line has a value."""
+    line = next(line for line in ax.lines if str(line.get_label()).startswith(label))
+    return np.asarray(line.get_xdata())[~np.isnan(np.asarray(line.get_ydata(), float))]
+
+
+IN_GAPS = [*range(4), *range(19, 31), *range(96, 100)]
+
+
+def test_an_imputation_is_drawn_in_the_gaps_and_joined_to_the_values_beside_them():
+    gappy, imputed, whole = filled()
+    ax = plot_imputation(gappy, imputed, whole)
+    assert labels(ax) == ["observed", "missing", "imputed", "hidden"]
+    assert drawn(ax, "imputed").tolist() == IN_GAPS
+    assert drawn(ax, "hidden").tolist() == [step for start, end in GAPS for step in range(start, end)]
+    assert shaded(ax) == [(0, 3), (19, 30), (96, 100)]
+    assert ax.get_ylabel() == "0"
+
+
+@pytest.mark.parametrize("make", [sampled, quantiles])
+def test_an_uncertain_imputation_has_a_band_in_the_gaps(make):
+    gappy, imputed, _ = filled(make)
+    ax = plot_imputation(gappy, imputed)
+    assert labels(ax) == ["observed", "missing", "imputed, 80 % band"]
+    bands = [path.vertices for path in ax.collections[0].get_paths()]
+    assert [(band[:, 0].min(), band[:, 0].max()) for band in bands] == [(0, 3), (19, 30), (96, 99)]
+    inside = slice(19, 31)
+    assert bands[1][:, 1].min() == pytest.approx(quantile_of(imputed, 0.1)[inside].min())
+    assert bands[1][:, 1].max() == pytest.approx(quantile_of(imputed, 0.9)[inside].max())
+
+
+def test_several_imputations_by_name_with_another_interval():
+    gappy, imputed, whole = filled(lambda whole: quantiles(whole, (0.05, 0.5, 0.95)))
+    ax = plot_imputation(gappy, {"BiGRU": imputed, "linear": whole}, interval=(0.05, 0.95), ylabel="ppm")
+    assert labels(ax) == ["observed", "missing", "BiGRU, 90 % band", "linear"]
+    assert ax.get_ylabel() == "ppm"
+    ax = plot_imputation(gappy, [whole, whole], ax=plt.figure().add_subplot())
+    assert labels(ax) == ["observed", "missing", "imputed 1", "imputed 2"]
+
+
+def test_truth_may_cover_a_part_of_the_series():
+    gappy, imputed, whole = filled()
+    ax = plot_imputation(gappy, imputed, whole[25:98])
+    assert drawn(ax, "hidden").tolist() == [25, 26, 27, 28, 29, 97]
+
+
+def test_an_imputation_that_cannot_be_drawn_is_refused():
+    gappy, imputed, whole = filled()
+    with pytest.raises(ValueError, match="`series` must have one component, got 2"):
+        plot_imputation(make_series(components=2), imputed)
+    with pytest.raises(ValueError, match="Each of `imputed` must hold the median, got"):
+        plot_imputation(gappy, quantiles(whole, (0.1, 0.9)))
+    with pytest.raises(ValueError, match="must have the time steps of `series`, 0 to 99, got 1 to 99"):
+        plot_imputation(gappy, imputed[1:])

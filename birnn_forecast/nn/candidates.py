@@ -17,7 +17,8 @@ from birnn_forecast.nn.node_graph import NeighboursMean, NodeGraph
 
 # phases seen few times are drawn to the window's mean, as if half an observation stood there
 PHASE_PRIOR = 0.5
-LARGEST_KRIGING = 128
+# what a candidate may add, softly limited: neighbours whose units differ may be far off
+LARGEST = 3.0
 
 
 class Estimates(NamedTuple):
@@ -102,7 +103,7 @@ class Candidates(nn.Module):
                 rest = interpolate_others(fill(x - conditional, observed, 0.0), observed)
                 found += [torch.stack([conditional - base, conditional + rest - base], dim=-1)]
         candidates = torch.cat(found, dim=-1) if found else x.new_zeros(*x.shape, 0)
-        return Estimates(base, candidates.clamp(-5, 5), support)
+        return Estimates(base, LARGEST * torch.tanh(candidates / LARGEST), support)
 
     def _seasonal(self, x: Tensor, observed: Tensor, base: Tensor) -> list[Tensor]:
         assert self.season_length

@@ -13,7 +13,7 @@ from birnn_forecast.nn.cells import FeedbackGRIN
 from birnn_forecast.nn.decoders import SKIPS, HorizonDecoder
 from birnn_forecast.nn.merge import CrossGate
 from birnn_forecast.nn.networks import Encoding, Sizes, Window, fill_gaps, with_mask
-from birnn_forecast.nn.node_graph import Exchange, NodeGraph
+from birnn_forecast.nn.node_graph import Exchange, NodeGraph, NodeLinear
 from birnn_forecast.nn.normalization import ShrunkInstanceNorm
 from birnn_forecast.nn.pooling import POOLINGS
 from birnn_forecast.nn.recurrent import Scan, valid_steps
@@ -26,6 +26,8 @@ KEPT_STATES = 20_000_000
 RECURRENCES = ("stacked", "feedback")
 # with known correlations of few nodes, all of them together estimate each
 LARGEST_KRIGING = 128
+# few nodes, of which more is learnt one by one
+FEW_NODES = 64
 
 
 class StackedEncoder(nn.Module):
@@ -44,8 +46,8 @@ class StackedEncoder(nn.Module):
         "none", "scalar" or "vector".
     message_size
         Size of a message.
-    sharpness, n_nodes
-        As in :class:`EdgeWeights`; without `sharpness` nothing is sent.
+    sharpness, n_nodes, own_maps
+        As in :class:`Exchange`; without `sharpness` nothing is sent.
     dropout
         Share of units dropped after each layer.
     """
@@ -59,6 +61,7 @@ class StackedEncoder(nn.Module):
         message_size: int,
         sharpness: Sequence[float],
         n_nodes: int | None,
+        own_maps: bool = False,
         dropout: float = 0.0,
     ):
         super().__init__()
@@ -73,10 +76,9 @@ class StackedEncoder(nn.Module):
             self.dropouts.append(nn.Dropout(dropout) if dropout else nn.Identity())
             size = hidden_size
             if sharpness and (layer < num_layers - 1 or num_layers == 1):
-                pair = [Exchange(hidden_size, message_size, sharpness, n_nodes) for _ in range(2)]
+                pair = [Exchange(hidden_size, message_size, sharpness, n_nodes, own_maps) for _ in range(2)]
                 self.exchanges.append(nn.ModuleList(pair))
-                size += pair[0].output_size
-        self.state_size = self.final_size = 2 * size
+        self.state_size = self.final_size = 2 * hidden_size
 
     def forward(
         self,
@@ -98,7 +100,7 @@ class StackedEncoder(nn.Module):
             if layer < len(self.exchanges) and graph is not None:
                 adjacency = graph()
                 f, b = (
-                    torch.cat([state, exchange(state, adjacency) * valid], dim=-1)
+                    state + exchange(state, adjacency) * valid
                     for state, exchange in zip((f, b), self.exchanges[layer], strict=True)
                 )
         return torch.cat([f, b], dim=-1)
@@ -196,13 +198,19 @@ class GraphNetwork(nn.Module):
             self.candidates = Candidates(season_length, self.graph, sharpness, n_nodes, correlated)
             # value, its distance from the interpolation, the interpolation; mask and distances; level and scale
             features = 8 + self.candidates.count + self.candidates.heads + embedding_size + covariates
+            own_maps = n_nodes is not None and n_nodes <= FEW_NODES and graph != "distance"
             self.encoder = StackedEncoder(
-                features, hidden_size, num_layers, cross_gate, message_size, sharpness, n_nodes, dropout
+                features, hidden_size, num_layers, cross_gate, message_size, sharpness, n_nodes, own_maps, dropout
             )
             state_size = self.encoder.state_size
             if reconstructs:
                 self.step_head = MixingHead(
-                    state_size + features, head_size, self.candidates.count, locations, offsets
+                    state_size + features,
+                    head_size,
+                    self.candidates.count,
+                    locations,
+                    offsets,
+                    n_nodes if own_maps else None,
                 )
         self.pooling = POOLINGS[pooling](state_size, state_size)
         self.decoder = HorizonDecoder(
@@ -321,16 +329,27 @@ class MixingHead(nn.Module):
         Number of candidates.
     locations, offsets
         As in :class:`ForecastNetwork`.
+    n_nodes
+        Number of nodes, if each is to have an output map of its own beside the common one.
     """
 
     def __init__(
-        self, input_size: int, hidden_size: int, n_candidates: int, locations: Sequence[bool], offsets: Sequence[float]
+        self,
+        input_size: int,
+        hidden_size: int,
+        n_candidates: int,
+        locations: Sequence[bool],
+        offsets: Sequence[float],
+        n_nodes: int | None = None,
     ):
         super().__init__()
         self.parameters_per_step = len(offsets)
         self.hidden = nn.Linear(input_size, hidden_size)
         self.output = nn.Linear(hidden_size, len(offsets) + n_candidates)
         nn.init.zeros_(self.output.weight)
+        self.own_output = None if n_nodes is None else NodeLinear(n_nodes, hidden_size, len(offsets) + n_candidates)
+        if self.own_output is not None:
+            nn.init.zeros_(self.own_output.weight)
         with torch.no_grad():
             self.output.bias.zero_()
             self.output.bias[: len(offsets)] = torch.tensor(offsets)
@@ -342,7 +361,10 @@ class MixingHead(nn.Module):
         base: Float[Tensor, "batch time nodes"],
         candidates: Float[Tensor, "batch time nodes n"],
     ) -> Float[Tensor, "batch time nodes parameters"]:
-        out = self.output(nn.functional.silu(self.hidden(x)))
+        hidden = nn.functional.silu(self.hidden(x))
+        out = self.output(hidden)
+        if self.own_output is not None:
+            out = out + self.own_output(hidden)
         raw, shares = out[..., : self.parameters_per_step], out[..., self.parameters_per_step :]
         middle = base + (shares * candidates).sum(dim=-1)
         return raw + middle[..., None] * self.locations.to(raw.dtype)

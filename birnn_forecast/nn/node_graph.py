@@ -1,5 +1,6 @@
 """The weights of nodes for each other: read off a graph, sharpened or levelled, and corrected where nodes are known."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -127,10 +128,22 @@ class NeighboursMean(nn.Module):
         return torch.stack(means, dim=-1), torch.stack(parts, dim=-1)
 
 
+class NodeLinear(nn.Module):
+    """A linear map of its own for each node, without a bias."""
+
+    def __init__(self, n_nodes: int, input_size: int, output_size: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_nodes, input_size, output_size) / math.sqrt(input_size))
+
+    def forward(self, x: Float[Tensor, "*rows nodes features"]) -> Float[Tensor, "*rows nodes output"]:
+        return torch.einsum("...nh,nho->...no", x, self.weight)
+
+
 class Exchange(nn.Module):
     """What the neighbours' states say: for each head a mean of messages, weighted by edges and by confidence.
 
-    A node sends with each message how much it is to be trusted, which it reads off its state.
+    A node sends with each message how much it is to be trusted, which it reads off its state. What is heard is brought
+    to the size of a state, to be added to it.
 
     Parameters
     ----------
@@ -140,20 +153,35 @@ class Exchange(nn.Module):
         Size of a message, per head.
     sharpness, n_nodes
         As in :class:`EdgeWeights`.
+    own_maps
+        Whether each node speaks and listens with maps of its own: for components that measure different things.
     """
 
-    def __init__(self, state_size: int, message_size: int, sharpness: Sequence[float], n_nodes: int | None):
+    def __init__(
+        self,
+        state_size: int,
+        message_size: int,
+        sharpness: Sequence[float],
+        n_nodes: int | None,
+        own_maps: bool = False,
+    ):
         super().__init__()
         self.weights = EdgeWeights(sharpness, n_nodes)
         heads = self.weights.heads
-        self.output_size = heads * message_size
-        self.message = nn.Linear(state_size, heads * message_size)
         self.confidence = nn.Linear(state_size, heads)
+        self.message: nn.Module
+        self.answer: nn.Module
+        if own_maps and n_nodes is not None:
+            self.message = NodeLinear(n_nodes, state_size, heads * message_size)
+            self.answer = NodeLinear(n_nodes, heads * message_size, state_size)
+        else:
+            self.message = nn.Linear(state_size, heads * message_size)
+            self.answer = nn.Linear(heads * message_size, state_size)
 
     def forward(
         self, states: Float[Tensor, "batch time nodes state"], adjacency: Float[Tensor, "nodes nodes"]
-    ) -> Float[Tensor, "batch time nodes heard"]:
-        """Return the messages of all heads, side by side."""
+    ) -> Float[Tensor, "batch time nodes state"]:
+        """Return what each node hears."""
         messages = self.message(states).chunk(self.weights.heads, dim=-1)
         confidence = torch.sigmoid(self.confidence(states)) + 1e-3
         heard = []
@@ -161,7 +189,7 @@ class Exchange(nn.Module):
             trust = confidence[..., head, None]
             sums = send(weight, torch.cat([messages[head] * trust, trust], dim=-1))
             heard.append(sums[..., :-1] / (sums[..., -1:] + 1e-4))
-        return torch.cat(heard, dim=-1)
+        return self.answer(torch.cat(heard, dim=-1))
 
 
 def _worth_sparse(adjacency: Tensor) -> bool:
