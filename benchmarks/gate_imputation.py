@@ -26,7 +26,7 @@ from birnn_forecast import GRINModel
 from birnn_forecast.training import TimeBudget
 
 # the same for all data of one frequency: input chunk and windows per batch
-CHUNKS = {"h": (72, 4), "30min": (144, 4), "D": (70, 8), "W": (156, 8)}
+CHUNKS = {"h": (96, 4), "30min": (336, 2), "D": (70, 8), "W": (156, 8)}
 QUANTILES = [round(0.05 * i, 2) for i in range(1, 20)]
 
 
@@ -153,8 +153,10 @@ def verdict(name: str, figures: dict[str, float]) -> list[tuple[bool, str]]:
         if not isinstance(goal, dict) or key not in figures:
             continue
         value, low, high = figures[key], goal.get("least", -np.inf), goal.get("value", np.inf)
-        limits = (f"{low:g} <= " if np.isfinite(low) else "") + f"{value:.4g}" + (
-            f" <= {high:g}" if np.isfinite(high) else ""
+        limits = (
+            (f"{low:g} <= " if np.isfinite(low) else "")
+            + f"{value:.4g}"
+            + (f" <= {high:g}" if np.isfinite(high) else "")
         )
         met = bool(low <= value <= high)
         lines.append((met, f"{'ok  ' if met else 'MISS'} {limits}  {name}, {key}"))

@@ -25,10 +25,12 @@ from darts.models import BlockRNNModel
 from darts.utils.data.torch_datasets.utils import ModuleStage, PLModuleInput
 
 import birnn_forecast
-from birnn_forecast import BiGRUModel, BiLSTMModel, BiRNNModel, CNNBiLSTMModel, URNNModel
+from birnn_forecast import BiGRUModel, BiLSTMModel, BiRNNModel, CNNBiLSTMModel, GRINModel, URNNModel
 from birnn_forecast.training import trainer_kwargs
 
-MODELS: dict[str, Any] = {cls.__name__: cls for cls in (BiRNNModel, BiGRUModel, BiLSTMModel, CNNBiLSTMModel, URNNModel)}
+MODELS: dict[str, Any] = {
+    cls.__name__: cls for cls in (BiRNNModel, BiGRUModel, BiLSTMModel, CNNBiLSTMModel, URNNModel, GRINModel)
+}
 PEER = "Darts BlockRNNModel GRU"
 # of a series around 100 with standard deviation 7, in float32
 TOLERANCE = 1e-3
@@ -84,9 +86,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def check_table(device: str) -> tuple[list[str], int]:
     """Return a row of checks per model and how many failed."""
     checks: dict[str, Callable[[Any, str], str]] = {
-        "float32 fit and predict with gaps": lambda cls, device: fit_with_gaps(cls, device, "32-true"),
-        "bf16-mixed fit and predict with gaps": lambda cls, device: fit_with_gaps(cls, device, "bf16-mixed"),
-        f"saved on {device}, loaded on cpu: largest difference (tolerance {TOLERANCE:g})": compare_with_cpu,
+        "float32 fit, predict and impute with gaps": lambda cls, device: fit_with_gaps(cls, device, "32-true"),
+        "bf16-mixed fit, predict and impute with gaps": lambda cls, device: fit_with_gaps(cls, device, "bf16-mixed"),
+        f"saved on {device}, loaded on cpu: largest difference of forecasts and imputations "
+        f"(tolerance {TOLERANCE:g})": compare_with_cpu,
     }
     rows = [[name, *(attempt(check, cls, device) for check in checks.values())] for name, cls in MODELS.items()]
     failures = sum(cell.startswith("FAILED") for row in rows for cell in row)
@@ -112,11 +115,13 @@ def fit_with_gaps(cls: Any, device: str, precision: str) -> str:
         raise ArithmeticError("weights are not finite")
     if not np.isfinite(model.predict(12, series).values()).all():
         raise ArithmeticError("the forecast is not finite")
+    if not np.isfinite(model.impute(series).values()).all():
+        raise ArithmeticError("the imputed series is not finite")
     return "finite"
 
 
 def compare_with_cpu(cls: Any, device: str) -> str:
-    """Forecast with the same weights on the device and, saved and loaded, on the CPU."""
+    """Forecast and impute with the same weights on the device and, saved and loaded, on the CPU."""
     series = series_with_gaps()
     model = fitted(cls, series, device, "32-true")
     with tempfile.TemporaryDirectory() as folder:
@@ -125,10 +130,11 @@ def compare_with_cpu(cls: Any, device: str) -> str:
         on_cpu = cls.load(path, map_location="cpu", pl_trainer_kwargs=preset("cpu", "32-true"))
     # in TF32, the default of cuDNN's recurrent layers, three digits of the states agree
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        forecast = model.predict(12, series).values()
-    difference = float(np.abs(forecast - on_cpu.predict(12, series).values()).max())
+        results = [model.predict(12, series).values(), model.impute(series).values()]
+    expected = [on_cpu.predict(12, series).values(), on_cpu.impute(series).values()]
+    difference = max(float(np.abs(a - b).max()) for a, b in zip(results, expected, strict=True))
     if not difference <= TOLERANCE:
-        raise ArithmeticError(f"forecasts differ by {difference:.2g}")
+        raise ArithmeticError(f"forecasts or imputations differ by {difference:.2g}")
     return f"{difference:.2g}"
 
 

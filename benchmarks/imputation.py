@@ -71,7 +71,9 @@ def _ett(number: int) -> Callable[[Path], Data]:
 
 
 def _uci(folder: Path) -> Data:
-    frame = pd.read_csv(folder / "airquality_uci/AirQualityUCI.csv", sep=";", decimal=",").iloc[:, :15].dropna(how="all")
+    frame = (
+        pd.read_csv(folder / "airquality_uci/AirQualityUCI.csv", sep=";", decimal=",").iloc[:, :15].dropna(how="all")
+    )
     return Data(_table(frame.iloc[:, 2:].astype(float).replace(-200, np.nan), "h", "2004-03-10 18:00"), 24, (0.6, 0.7))
 
 

@@ -308,9 +308,7 @@ def _moving_mean(values: np.ndarray, width: int) -> np.ndarray:
         return np.where(observed, total(np.where(observed, values, 0.0)) / count, np.nan)
 
 
-def wanted_values(
-    series: TimeSeries, max_gap: int | None, components: Sequence[str] | str | None
-) -> np.ndarray:
+def wanted_values(series: TimeSeries, max_gap: int | None, components: Sequence[str] | str | None) -> np.ndarray:
     """Return ``(time, components)``, True at the missing values to fill.
 
     Raises
@@ -339,7 +337,9 @@ def aligned(name: str, covariates: TimeSeries, series: TimeSeries) -> np.ndarray
         If their frequencies differ or the covariates do not cover the series.
     """
     if covariates.freq != series.freq or covariates.has_datetime_index != series.has_datetime_index:
-        raise ValueError(f"`{name}` must have the frequency of `series` ({series.freq_str}), got {covariates.freq_str}.")
+        raise ValueError(
+            f"`{name}` must have the frequency of `series` ({series.freq_str}), got {covariates.freq_str}."
+        )
     if covariates.start_time() > series.start_time() or covariates.end_time() < series.end_time():
         raise ValueError(
             f"`{name}` must cover `series` ({series.start_time()} to {series.end_time()}), got "

@@ -1,6 +1,7 @@
 """What a user calls: ``impute`` and ``reconstruct``."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from darts import TimeSeries
 from darts.utils.torch import random_method
 from darts.utils.ts_utils import series2seq
 
+from birnn_forecast.models._calibration import apply_trust, measure_trust, references, transplanted
 from birnn_forecast.models._checks import check_integer, check_series
 from birnn_forecast.models._impute import (
     Source,
@@ -19,7 +21,6 @@ from birnn_forecast.models._impute import (
     likelihood_parameters,
     wanted_values,
 )
-
 from birnn_forecast.models._module import GapAwareModule
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class ImputingMixin(Base):
         batch_size: int | None = None,
         random_state: int | None = None,
         verbose: bool | None = None,
+        calibrate: bool = True,
     ) -> TimeSeries | list[TimeSeries]:
         """Return the series with its gaps filled; what was observed stays as it is, bit by bit.
 
@@ -78,13 +80,17 @@ class ImputingMixin(Base):
             Names of the components to fill; the others stay as they are. Default: all.
         stride
             Number of time steps between the starts of two windows. Smaller is slower and a little more accurate.
-            Default: a quarter of the input chunk.
+            Default: half of the input chunk.
         batch_size
             Number of windows per batch; default: that of the model.
         random_state
             Seed of the samples.
         verbose
             Whether to show a progress bar.
+        calibrate
+            Whether to measure on each series how far the model is to be trusted: its gaps are transplanted to where it
+            is observed, and where (by length of the gap) interpolation would have been better there, the estimate
+            leans on that. Takes half as long again.
 
         Returns
         -------
@@ -105,6 +111,8 @@ class ImputingMixin(Base):
         wanted = [wanted_values(one, max_gap, components) for one in targets]
         sources = self._sources(targets, past, future, wanted)
         raws = self._estimates(targets, sources, self._stride(stride), batch_size, verbose)
+        if calibrate:
+            raws = self._calibrated(targets, sources, raws, batch_size, verbose)
         filled = [
             self._filled(one, raw, num_samples, predict_likelihood_parameters)
             for one, raw in zip(targets, raws, strict=True)
@@ -182,6 +190,38 @@ random_state, verbose
         raws = self._estimates(targets, sources, None, batch_size, verbose)
         return [self._filled(one, raw, 1, False) for one, raw in zip(targets, raws, strict=True)]
 
+    def _calibrated(
+        self,
+        targets: Sequence[TimeSeries],
+        sources: Sequence[Source],
+        raws: Sequence[np.ndarray],
+        batch_size: int | None,
+        verbose: bool | None,
+    ) -> list[np.ndarray]:
+        """Return the raw parameters, their locations leaning on interpolation where that is better on the series."""
+        trials = []
+        for source in sources:
+            hidden = transplanted(np.isnan(source.target)) if source.wanted.any() else np.zeros_like(source.wanted)
+            trials.append(replace(source, target=np.where(hidden, np.nan, source.target), wanted=hidden))
+        guesses = self._estimates(targets, trials, max(self.input_chunk_length // 2, 1), batch_size, verbose)
+        season = self.model_params["season_length"]
+        locations = np.array([role == "location" for role in self.model.roles])
+        groups = slice(None) if self.model.network.mixes_components else None
+        out = []
+        for source, trial, raw, guess in zip(sources, trials, raws, guesses, strict=True):
+            estimate, guessed = central_value(raw, self.model), central_value(guess, self.model)
+            before, after = references(trial.target, season), references(source.target, season)
+            columns = [groups] if groups is not None else [slice(i, i + 1) for i in range(estimate.shape[1])]
+            shift = np.zeros_like(estimate)
+            for c in columns:
+                missing = np.isnan(trial.target[:, c])
+                trust = measure_trust(source.target[:, c], trial.wanted[:, c], missing, guessed[:, c], before[:, :, c])
+                shift[:, c] = apply_trust(trust, np.isnan(source.target[:, c]), estimate[:, c], after[:, :, c])
+            # nothing to interpolate in a component without observations
+            shift = np.where(np.isnan(source.target).all(axis=0), 0.0, shift)
+            out.append(raw + shift[:, :, None] * locations)
+        return out
+
     def _check_can_impute(self, num_samples: int, predict_likelihood_parameters: bool) -> None:
         for name in ("imputation_weight", "masking_rate"):
             if not self.model_params[name]:
@@ -203,9 +243,7 @@ random_state, verbose
                 "`likelihood=`."
             )
         if predict_likelihood_parameters and num_samples > 1:
-            raise ValueError(
-                f"`num_samples` must be 1 with `predict_likelihood_parameters=True`, got {num_samples}."
-            )
+            raise ValueError(f"`num_samples` must be 1 with `predict_likelihood_parameters=True`, got {num_samples}.")
 
     def _imputation_inputs(
         self, series: Series | None, past_covariates: Series | None, future_covariates: Series | None
@@ -238,8 +276,17 @@ random_state, verbose
         check_series("past_covariates", past)
         check_series("future_covariates", future)
         if self.encoders is not None and self.encoders.encoding_available:
-            past, future = self.encoders.encode_train(
-                target=targets, past_covariates=past, future_covariates=future
+            # those for training stop an output chunk before the end, those for prediction start an input chunk before
+            # it; with something in front, even of a short series, together they cover all of it
+            steps = self.input_chunk_length + self.output_chunk_length + self.output_chunk_shift
+            past, future = self.encoders.encode_train_inference(
+                n=self.output_chunk_length,
+                target=[
+                    one.prepend_values(np.full((steps, one.n_components, 1), np.nan, dtype=one.dtype))
+                    for one in targets
+                ],
+                past_covariates=past,
+                future_covariates=future,
             )
         nothing = [None] * len(targets)
         return single, targets, list(past or nothing), list(future or nothing)
@@ -272,8 +319,7 @@ random_state, verbose
         expected = self.model.n_targets
         if series.n_components != expected:
             raise ValueError(
-                f"`series` must have the {expected} components that the model was fitted on, got "
-                f"{series.n_components}."
+                f"`series` must have the {expected} components that the model was fitted on, got {series.n_components}."
             )
 
     def _static_values(self, series: TimeSeries, shape: tuple[int, ...] | None) -> np.ndarray | None:
@@ -315,7 +361,7 @@ random_state, verbose
 
     def _stride(self, stride: int | None) -> int:
         if stride is None:
-            return max(self.input_chunk_length // 4, 1)
+            return max(self.input_chunk_length // 2, 1)
         check_integer("stride", stride)
         if stride > self.input_chunk_length:
             raise ValueError(
@@ -351,9 +397,7 @@ def _check_width(name: str, covariates: TimeSeries | None, shape: tuple[int, ...
         how = "without" if shape is None else "with"
         raise ValueError(f"`{name}` must be as in training, which was {how} them: {remedy}.")
     if covariates is not None and shape is not None and covariates.n_components != shape[1]:
-        raise ValueError(
-            f"`{name}` must have {shape[1]} components as in training, got {covariates.n_components}."
-        )
+        raise ValueError(f"`{name}` must have {shape[1]} components as in training, got {covariates.n_components}.")
 
 
 def _passes(whole: Source, n_passes: int) -> list[Source]:

@@ -18,6 +18,14 @@ from birnn_forecast.nn.normalization import WindowStatistics
 
 NETWORKS: dict[str, Any] = {"joint": ForecastNetwork, "nodes": GraphNetwork}
 VALIDATION_SEED = 0
+MIXTURE_WINDOWS = 96
+
+
+class Normalised(NamedTuple):
+    """A batch of windows, and what undoes their normalisation."""
+
+    window: Window
+    statistics: WindowStatistics | None
 
 
 class Reading(NamedTuple):
@@ -59,6 +67,8 @@ class GapAwareModule(PLForecastingModule):
             options = self.use_reversible_instance_norm
             self.rin = NETWORKS[network].Norm(self.n_targets, **(options if isinstance(options, dict) else {}))
         self.masking_rate, self.imputation_weight = masking_rate, imputation_weight
+        self.started: Tensor
+        self.register_buffer("started", torch.tensor(False))
         self.roles = parameter_roles(self.likelihood)
         self.network = NETWORKS[network](
             sizes=self._sizes(),
@@ -95,6 +105,10 @@ class GapAwareModule(PLForecastingModule):
         return self._reconstruct(self._read(self._cast(x_in), visible, guide))
 
     def _read(self, x_in: PLModuleInput, visible: Tensor, guide: Tensor | None = None) -> Reading:
+        normalised = self._normalised(x_in, visible, guide)
+        return Reading(normalised.window, self.network.encode(normalised.window), normalised.statistics)
+
+    def _normalised(self, x_in: PLModuleInput, visible: Tensor, guide: Tensor | None = None) -> Normalised:
         target, statistics = x_in.past_target, None
         if guide is not None:
             known = observed_mask(guide)
@@ -102,7 +116,9 @@ class GapAwareModule(PLForecastingModule):
         if self.rin is not None:
             level = None
             if guide is not None:
-                level = torch.where(known.all(dim=1, keepdim=True), guide.mean(dim=1, keepdim=True), self.rin.typical_mean)
+                level = torch.where(
+                    known.all(dim=1, keepdim=True), guide.mean(dim=1, keepdim=True), self.rin.typical_mean
+                )
             target, statistics = self.rin(target, visible, level)
             if guide is not None:
                 guide = fill(self.rin.normalise(guide, statistics), known, 0.0)
@@ -116,7 +132,7 @@ class GapAwareModule(PLForecastingModule):
             guide,
             None if statistics is None else self.rin.unit(statistics),
         )
-        return Reading(window, self.network.encode(window), statistics)
+        return Normalised(window, statistics)
 
     def _forecast(self, reading: Reading) -> Tensor:
         return self._in_unit(self.network.forecast(reading.window, reading.encoding), reading)
@@ -155,6 +171,32 @@ class GapAwareModule(PLForecastingModule):
             static_width=static[1] if static else 0,
             parameters=len(self.roles),
         )
+
+    def on_train_start(self) -> None:
+        """Before the very first step: let a network start from simple estimates of a few batches' hidden values."""
+        super().on_train_start()
+        if self.trainer.global_step or self.trainer.ckpt_path or not self.reconstructs or self.started:
+            return
+        self.started.fill_(True)
+        if not hasattr(self.network, "start_as_mixture"):
+            return
+        batches, windows = [], 0
+        for batch in self.trainer.train_dataloader:
+            x_in = self._cast(self.transfer_batch_to_device(batch, self.device, 0).to_module_input(ModuleStage.TRAIN))
+            observed = observed_mask(x_in.past_target)
+            visible = hide(observed, self.masking_rate, self.network.whole)
+            reading = self._normalised(x_in, visible)
+            # in the unit of the series, as the loss
+            scale = torch.ones_like(x_in.past_target[:, :1]) if reading.statistics is None else reading.statistics.scale
+            target = fill(x_in.past_target, observed, 0.0)
+            if reading.statistics is not None:
+                target = fill(self.rin.normalise(target, reading.statistics), observed, 0.0)
+            weight = (observed & ~visible).to(target.dtype) * scale
+            batches.append((reading.window._replace(target=target), weight))
+            windows += len(target)
+            if windows >= MIXTURE_WINDOWS:
+                break
+        self.network.start_as_mixture(batches)
 
     def _train_val_step(self, batch: TorchTrainingBatch, stage: ModuleStage, criterion, metrics) -> Tensor:
         x_in, training = self._cast(batch.to_module_input(stage=stage)), stage is ModuleStage.TRAIN

@@ -43,6 +43,9 @@ class GRINModel(GapAwareModel):
 
     Parameters
     ----------
+    model
+        The recurrent cell of ``recurrence="stacked"``: "RNN", "GRU" or "LSTM". On a CPU, torch's LSTM is the faster one
+        at small batches. Default: "LSTM".
     graph
         Which components are neighbours: "distance" (of places, from the static covariates "latitude" and "longitude" in
         degrees; ``exp(-(d / sd)^2)`` of the great-circle distances), "correlation" (of the training series), "learned"
@@ -94,6 +97,7 @@ class GRINModel(GapAwareModel):
         input_chunk_length: int | tuple[int, int],
         output_chunk_length: int,
         output_chunk_shift: int = 0,
+        model: str = "LSTM",
         graph: str | Sequence | np.ndarray | None = "correlation",
         recurrence: str = "stacked",
         cross_gate: str = "vector",
@@ -137,6 +141,7 @@ class GRINModel(GapAwareModel):
         return {
             "graph": self._graph_kind,
             "recurrence": params["recurrence"],
+            "cell": params["model"],
             "hidden_size": params["hidden_dim"],
             "num_layers": params["n_rnn_layers"],
             "cross_gate": params["cross_gate"],
@@ -182,9 +187,7 @@ class GRINModel(GapAwareModel):
                 "have: levels, scales and the graph are read off them."
             )
         values = np.concatenate(
-            [
-                _counted(one, None if weights is None else weights[i]) for i, one in enumerate(series)
-            ]
+            [_counted(one, None if weights is None else weights[i]) for i, one in enumerate(series)]
         )
         mean, scale = level_and_scale(values)
         n = values.shape[1]

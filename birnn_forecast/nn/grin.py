@@ -16,7 +16,7 @@ from birnn_forecast.nn.networks import Encoding, Sizes, Window, fill_gaps, with_
 from birnn_forecast.nn.node_graph import Exchange, NodeGraph, NodeLinear
 from birnn_forecast.nn.normalization import ShrunkInstanceNorm
 from birnn_forecast.nn.pooling import POOLINGS
-from birnn_forecast.nn.recurrent import Scan, valid_steps
+from birnn_forecast.nn.recurrent import CELLS, reset_recurrent_parameters, shift_time, valid_steps
 
 # where the sharpness of the graph's heads starts
 SHARPNESS = {"distance": (16.0, 2.8)}
@@ -26,6 +26,7 @@ KEPT_STATES = 20_000_000
 RECURRENCES = ("stacked", "feedback")
 # with known correlations of few nodes, all of them together estimate each
 LARGEST_KRIGING = 128
+MIXTURE_VALUES_PER_CANDIDATE = 20
 # few nodes, of which more is learnt one by one
 FEW_NODES = 64
 
@@ -38,6 +39,8 @@ class StackedEncoder(nn.Module):
 
     Parameters
     ----------
+    cell
+        One of ``CELLS``.
     input_size
         Features per step and node.
     hidden_size, num_layers
@@ -54,6 +57,7 @@ class StackedEncoder(nn.Module):
 
     def __init__(
         self,
+        cell: str,
         input_size: int,
         hidden_size: int,
         num_layers: int,
@@ -69,8 +73,8 @@ class StackedEncoder(nn.Module):
         self.dropouts = nn.ModuleList()
         size = input_size
         for layer in range(num_layers):
-            self.forwards.append(Scan("GRU", size, hidden_size))
-            self.backwards.append(Scan("GRU", size, hidden_size, backward=True))
+            self.forwards.append(NodeScan(cell, size, hidden_size))
+            self.backwards.append(NodeScan(cell, size, hidden_size, backward=True))
             if cross_gate != "none":
                 self.gates.append(CrossGate(hidden_size, 3, cross_gate))
             self.dropouts.append(nn.Dropout(dropout) if dropout else nn.Identity())
@@ -88,29 +92,59 @@ class StackedEncoder(nn.Module):
         graph: NodeGraph | None,
     ) -> Float[Tensor, "batch time nodes state"]:
         """Return both directions' states side by side, 0 before the start."""
-        nodes = x.shape[2]
-        valid = valid_steps(start, x.shape[1])[:, :, None, None]
-        starts = start.repeat_interleave(nodes)
-        f = b = x
+        # time first, as the recurrences want it
+        x, context = x.transpose(0, 1), context.transpose(0, 1)
+        padded = torch.compiler.is_compiling() or bool(start.any())
+        valid = valid_steps(start, len(x)).T[:, :, None, None].to(x.dtype) if padded else None
+
+        def masked(state: Tensor) -> Tensor:
+            return state if valid is None else state * valid
+
+        f = b = x.contiguous()
         for layer, (forward, backward) in enumerate(zip(self.forwards, self.backwards, strict=True)):
-            f = self.dropouts[layer](unfold(scan(forward, fold(f), starts), nodes)) * valid
-            b = self.dropouts[layer](unfold(scan(backward, fold(b), starts), nodes)) * valid
+            f, b = (
+                masked(self.dropouts[layer](scan(x, start if padded else None)))
+                for scan, x in ((forward, f), (backward, b))
+            )
             if self.gates:
-                f, b = (state * valid for state in self.gates[layer](f, b, context))
+                f, b = (masked(state) for state in self.gates[layer](f, b, context))
             if layer < len(self.exchanges) and graph is not None:
                 adjacency = graph()
-                f, b = (
-                    state + exchange(state, adjacency) * valid
-                    for state, exchange in zip((f, b), self.exchanges[layer], strict=True)
-                )
-        return torch.cat([f, b], dim=-1)
+                to_f, to_b = self.exchanges[layer]
+                f, b = f + masked(to_f(f, adjacency)), b + masked(to_b(b, adjacency))
+        return torch.cat([f, b], dim=-1).transpose(0, 1)
 
 
-def scan(layer: Scan, x: Tensor, start: Tensor) -> Tensor:
-    """Run a layer; of a very large batch keep no more than its input for the gradient."""
-    if torch.is_grad_enabled() and x.shape[0] * x.shape[1] * layer.rnn.hidden_size > KEPT_STATES:
-        return checkpoint(layer, x, start, use_reentrant=False)
-    return layer(x, start)
+class NodeScan(nn.Module):
+    """A recurrence over each node of each window, in one direction; of a very large batch it keeps only its input."""
+
+    def __init__(self, cell: str, input_size: int, hidden_size: int, backward: bool = False):
+        super().__init__()
+        self.backward = backward
+        self.rnn = CELLS[cell](input_size, hidden_size)
+        reset_recurrent_parameters(self.rnn)
+
+    def forward(
+        self, x: Float[Tensor, "time batch nodes features"], start: Int[Tensor, " batch"] | None
+    ) -> Float[Tensor, "time batch nodes hidden"]:
+        """Return the states; what stands before `start` (None: nothing does) is unspecified."""
+        time, batch, nodes, _ = x.shape
+        if torch.is_grad_enabled() and time * batch * nodes * self.rnn.hidden_size > KEPT_STATES:
+            parts = x.split(max(nodes * KEPT_STATES // (time * batch * nodes * self.rnn.hidden_size) // 2, 1), dim=2)
+            return torch.cat([checkpoint(self._run, part, start, use_reentrant=False) for part in parts], dim=2)
+        return self._run(x, start)
+
+    def _run(self, x: Tensor, start: Tensor | None) -> Tensor:
+        rows = x.flatten(1, 2)
+        if self.backward:
+            states = self.rnn(rows.flip(0))[0].flip(0)
+        elif start is None:
+            states = self.rnn(rows)[0]
+        else:
+            by = start.repeat_interleave(x.shape[2])
+            shifted = shift_time(rows.transpose(0, 1), by).transpose(0, 1)
+            states = shift_time(self.rnn(shifted)[0].transpose(0, 1), -by).transpose(0, 1)
+        return states.unflatten(1, x.shape[1:3])
 
 
 def fold(x: Float[Tensor, "batch time nodes features"]) -> Float[Tensor, "rows time features"]:
@@ -139,7 +173,7 @@ class GraphNetwork(nn.Module):
         themselves are put in by ``network.graph.put``.
     recurrence
         One of ``RECURRENCES``.
-    hidden_size, num_layers, cross_gate, dropout
+    cell, hidden_size, num_layers, cross_gate, dropout
         As in :class:`StackedEncoder` and :class:`FeedbackGRIN`.
     embedding_size
         Size of what is learnt of each node; 0 for nothing: then another set of nodes may be given.
@@ -155,6 +189,7 @@ class GraphNetwork(nn.Module):
         sizes: Sizes,
         graph: str | None,
         recurrence: str,
+        cell: str,
         hidden_size: int,
         num_layers: int,
         cross_gate: str,
@@ -200,7 +235,7 @@ class GraphNetwork(nn.Module):
             features = 8 + self.candidates.count + self.candidates.heads + embedding_size + covariates
             own_maps = n_nodes is not None and n_nodes <= FEW_NODES and graph != "distance"
             self.encoder = StackedEncoder(
-                features, hidden_size, num_layers, cross_gate, message_size, sharpness, n_nodes, own_maps, dropout
+                cell, features, hidden_size, num_layers, cross_gate, message_size, sharpness, n_nodes, own_maps, dropout
             )
             state_size = self.encoder.state_size
             if reconstructs:
@@ -226,6 +261,11 @@ class GraphNetwork(nn.Module):
         with torch.no_grad():
             self.decoder.output.bias += torch.tensor(offsets)
         self.register_buffer("locations", torch.tensor(locations), persistent=False)
+
+    @property
+    def mixes_components(self) -> bool:
+        """Whether a node's estimates depend on the others."""
+        return self.graph is not None
 
     @property
     def sees_own_values(self) -> bool:
@@ -284,7 +324,9 @@ class GraphNetwork(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
         assert self.candidates is not None and self.encoder is not None
         x, observed = window.target, window.observed
-        level, scale = window.unit if window.unit is not None else (torch.zeros_like(x[:, :1]), torch.ones_like(x[:, :1]))
+        level, scale = (
+            window.unit if window.unit is not None else (torch.zeros_like(x[:, :1]), torch.ones_like(x[:, :1]))
+        )
         estimates = self.candidates(x, observed, level, scale, self.graph)
         base = estimates.base
         if window.guide is not None:
@@ -302,6 +344,32 @@ class GraphNetwork(nn.Module):
         if self.step_head is None:
             return states, (base[..., None], None)
         return states, (self.step_head(torch.cat([states, inputs], dim=-1), base, estimates.candidates), None)
+
+    @torch.no_grad()
+    def start_as_mixture(self, batches: Sequence[tuple[Window, Tensor]]) -> None:
+        """Start as that fixed mixture of the candidates which has the least absolute errors.
+
+        Parameters
+        ----------
+        batches
+            Windows of which values are hidden, and the errors' weight of each value that was, 0 of all others. The
+            windows' targets hold the hidden values.
+        """
+        if self.candidates is None or self.step_head is None or not self.candidates.count:
+            return
+        rows, rests = [], []
+        for window, weight in batches:
+            level, scale = window.unit or (
+                torch.zeros_like(window.target[:, :1]),
+                torch.ones_like(window.target[:, :1]),
+            )
+            found = self.candidates(window.target, window.observed, level, scale, self.graph)
+            counted = weight > 0
+            rows.append((found.candidates * weight[..., None])[counted].double())
+            rests.append(((window.target - found.base) * weight)[counted].double())
+        x, y = torch.cat(rows), torch.cat(rests)
+        if len(y) > MIXTURE_VALUES_PER_CANDIDATE * self.candidates.count:
+            self.step_head.output.bias[-self.candidates.count :] = least_absolute(x, y).to(self.step_head.output.bias)
 
     def _covariates(self, window: Window) -> list[Tensor]:
         """Return covariates and their masks, ``(batch, time, nodes, 2 * covariates)`` each."""
@@ -368,6 +436,21 @@ class MixingHead(nn.Module):
         raw, shares = out[..., : self.parameters_per_step], out[..., self.parameters_per_step :]
         middle = base + (shares * candidates).sum(dim=-1)
         return raw + middle[..., None] * self.locations.to(raw.dtype)
+
+
+def least_absolute(x: Float[Tensor, "rows columns"], y: Float[Tensor, " rows"]) -> Float[Tensor, " columns"]:
+    """Return the coefficients of least absolute errors, slightly drawn to 0, by iteratively reweighted least squares."""
+    ridge = 1e-3 * x.square().mean() * len(y) * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    floor = 0.02 * y.abs().mean() + torch.finfo(y.dtype).tiny
+    weight = torch.ones_like(y)
+    coefficients = x.new_zeros(x.shape[1])
+    for _ in range(25):
+        weighted = x * weight[:, None]
+        normal = weighted.T @ x + ridge * weight.mean() + 1e-12 * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        coefficients = torch.linalg.solve(normal, weighted.T @ y)
+        weight = 1 / (y - x @ coefficients).abs().clamp(min=floor)
+        weight = weight / weight.mean()
+    return coefficients
 
 
 def gap_context(observed: Bool[Tensor, "batch time nodes"]) -> Float[Tensor, "batch time nodes 3"]:

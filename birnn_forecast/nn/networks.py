@@ -114,6 +114,7 @@ class ForecastNetwork(nn.Module):
 
     Norm = MaskedInstanceNorm
     sees_own_values = True
+    mixes_components = True
     whole = 1 / 3  # share of the rows that training leaves whole: forecasts meet such windows most
 
     def __init__(
