@@ -1,9 +1,9 @@
 """What imputing costs: the time for a month of 36 stations, and the memory of training on 2000 nodes.
 
 `python -m benchmarks.gate_imputation_cost [--only time|memory]` prints both with a verdict against `goals.toml`; the
-exit status is 1 if a goal is missed. Data are random walks with gaps; times are CPU seconds on one thread, the median of
-five repeats after a warm-up. Memory is the largest resident size of a process that does nothing else, less what it had
-before the model was made.
+exit status is 1 if a goal is missed. Data are random walks with gaps; times are CPU seconds on one thread, the median
+of five repeats after a warm-up. Memory is the largest resident size of a process that does nothing else, less what it
+had before the model was made.
 """
 
 import argparse

@@ -1,10 +1,10 @@
 """Never worse than interpolation: nine data sets, six patterns of gaps, one minute of training each.
 
-`python -m benchmarks.gate_never_worse --data-dir DIR` trains GRINModel for 60 CPU seconds on each cell, with the settings
-for the frequency of the data, and prints its MAE on the hidden test points over that of linear interpolation, of
-seasonal-linear interpolation (the phases' means plus the interpolated rest), of each phase interpolated by itself, and of
-ridge regression on lags and the other components. Verdicts are against `goals.toml`; the exit status is 1 if a goal is
-missed. `--jobs` runs cells side by side, one thread each.
+`python -m benchmarks.gate_never_worse --data-dir DIR` trains GRINModel for 60 CPU seconds on each cell, with the
+settings for the frequency of the data, and prints its MAE on the hidden test points over that of linear
+interpolation, of seasonal-linear interpolation (the phases' means plus the interpolated rest), of each phase
+interpolated by itself, and of ridge regression on lags and the other components. Verdicts are against `goals.toml`;
+the exit status is 1 if a goal is missed. `--jobs` runs cells side by side, one thread each.
 """
 
 import argparse

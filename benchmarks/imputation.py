@@ -6,6 +6,7 @@ are consecutive in time; for AQI-36 the official mask is used, and months 3, 6, 
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -124,7 +125,7 @@ def aqi36_task(folder: Path) -> Task:
     visible, truth = aqi36(folder)
     month = pd.DatetimeIndex(visible.time_index).month
     edges = np.flatnonzero(np.diff(np.isin(month, (3, 6, 9, 12)).astype(int))) + 1
-    parts = [(0, edges[0]), *zip(edges[:-1], edges[1:], strict=True), (edges[-1], len(visible))]
+    parts = [(0, edges[0]), *pairwise(edges), (edges[-1], len(visible))]
     train = [visible[a:b] for a, b in parts if month[a] not in (3, 6, 9, 12)]
     test = [(visible[a:b], truth[a:b]) for a, b in parts if month[a] in (3, 6, 9, 12)]
     # points that the official mask hides in the training months serve for validation
@@ -159,7 +160,7 @@ def make_task(name: str, pattern: str, folder: Path, seed: int) -> Task:
         mean, std = np.nanmean(visible_train, axis=0), np.nanstd(visible_train, axis=0)
         std = np.where(std > 0, std, 1)
         series, hidden = (one.with_values((one.values() - mean) / std) for one in (series, hidden))
-    train, validation, test = (hidden[a:b] for a, b in zip([0, *ends], [*ends, len(series)], strict=True))
+    train, validation, test = (hidden[a:b] for a, b in pairwise([0, *ends, len(series)]))
     truth = _only_hidden(hidden, series)
     return Task([train], [validation], [truth[ends[0] : ends[1]]], [test], [truth[ends[1] :]], data.season)
 

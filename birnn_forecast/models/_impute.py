@@ -259,8 +259,8 @@ def draw_samples(raw: np.ndarray, likelihood: TorchLikelihood, n: int) -> np.nda
         # what is not wanted gets any parameters: those of a wanted component
         x = raw[some]
         filler = np.take_along_axis(x, known[some].argmax(axis=1)[:, None, None], axis=1)
-        x = torch.as_tensor(np.where(known[some][..., None], x, filler))
-        drawn = likelihood.sample(x.expand(n, *x.shape))
+        parameters = torch.as_tensor(np.where(known[some][..., None], x, filler))
+        drawn = likelihood.sample(parameters.expand(n, *x.shape))
         samples[some] = drawn.numpy().reshape(n, len(some), -1).transpose(1, 2, 0)
     return np.where(known[..., None], samples, np.nan)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from darts import TimeSeries
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 else:
     Base = object
 
-Series = TimeSeries | Sequence[TimeSeries]
+Series: TypeAlias = TimeSeries | Sequence[TimeSeries]
 
 
 class ImputingMixin(Base):
@@ -269,8 +269,8 @@ random_state, verbose
         for i, one in enumerate(targets):
             if one.is_stochastic:
                 raise ValueError(
-                    f"`series[{i}]` must be deterministic, got {one.n_samples} samples: impute them one by one, or their "
-                    "median."
+                    f"`series[{i}]` must be deterministic, got {one.n_samples} samples: impute them one by one, or "
+                    "their median."
                 )
         check_series("series", targets)
         check_series("past_covariates", past)

@@ -33,9 +33,9 @@ MESSAGE_SIZE, HEAD_SIZE = 16, 48
 class GRINModel(GapAwareModel):
     """Graph Recurrent Imputation Network: nodes that send messages, read in two directions gated to each other.
 
-    Every component of the target is a node. Two readings of one family: a *graph recurrent imputation network* [2]_ (what is missing of a node is estimated from
-    its past, its future, and its neighbours), and a *gated bidirectional recurrent network* (after each layer, a learnt
-    gate decides what each direction takes from the other). ``graph=None`` leaves the second for any series;
+    Every component of the target is a node. Two readings of one family: a *graph recurrent imputation network* [2]_
+    (what is missing of a node is estimated from its past, its future, and its neighbours), and a *gated bidirectional
+    recurrent network* (after each layer, a learnt gate decides what each direction takes from the other). ``graph=None`` leaves the second for any series;
     ``cross_gate="none"`` the first, with two directions that do not know of each other.
 
     The same weights serve all nodes. It imputes, reconstructs and forecasts; series may have gaps: NaN in target or
@@ -50,8 +50,8 @@ class GRINModel(GapAwareModel):
         Which components are neighbours: "distance" (of places, from the static covariates "latitude" and "longitude" in
         degrees; ``exp(-(d / sd)^2)`` of the great-circle distances), "correlation" (of the training series), "learned"
         (from embeddings), a matrix of weights ``(components, components)`` (an array, a DataFrame or nested
-        lists), edges as a list of tuples ``(component, component[, weight])`` by name or number, or ``None`` for no messages.
-        Default: "correlation".
+        lists), edges as a list of tuples ``(component, component[, weight])`` by name or number, or ``None`` for no
+        messages. Default: "correlation".
     recurrence
         "stacked": recurrent layers over all nodes at once, with messages between the layers; the estimate is linear
         interpolation plus a learnt mixture of what simpler estimates (season, neighbours, correlations) add to it, plus
@@ -123,12 +123,13 @@ class GRINModel(GapAwareModel):
 
     def _check_params(self, params: dict[str, Any]) -> None:
         super()._check_params(params)
-        if params["graph"] is None or isinstance(params["graph"], str):
-            check_choice("graph", params["graph"], GRAPHS)
+        graph = params["graph"]
+        if graph is None or isinstance(graph, str):
+            check_choice("graph", graph, GRAPHS)
         check_choice("recurrence", params["recurrence"], RECURRENCES)
         check_choice("cross_gate", params["cross_gate"], CROSS_GATES)
         check_integer("node_embedding_dim", params["node_embedding_dim"], minimum=0)
-        if params["graph"] == "learned" and params["node_embedding_dim"] == 0:
+        if isinstance(graph, str) and graph == "learned" and params["node_embedding_dim"] == 0:
             raise ValueError("`node_embedding_dim` must be > 0 with `graph='learned'`, which is made of embeddings.")
 
     @property
@@ -199,7 +200,7 @@ class GRINModel(GapAwareModel):
         elif kind == "correlation":
             correlation = pairwise_correlation(values)
             adjacency = correlation.abs().clamp(min=FAINT if n <= FEW_NODES else 0)
-            adjacency = torch.where(adjacency >= threshold, adjacency, 0.0)
+            adjacency = torch.where(adjacency >= threshold, adjacency, 0.0).fill_diagonal_(0.0)
         elif kind == "given":
             adjacency = given_graph(graph, series[0])
         self._components = [str(name) for name in series[0].components]
@@ -210,7 +211,7 @@ class GRINModel(GapAwareModel):
         threshold = THRESHOLD
         if self.model_params["recurrence"] == "stacked" and series.n_components <= FEW_NODES:
             threshold = FAINT
-        return distance_adjacency(*places.values(), threshold=threshold)
+        return distance_adjacency(places["latitude"], places["longitude"], threshold)
 
     @property
     def _ckpt_skipped_params(self) -> list[str]:
@@ -236,22 +237,24 @@ class GRINModel(GapAwareModel):
         self.model.to(device_of(self.trainer_params))
         out = []
         for one, source in zip(targets, sources, strict=True):
-            module = self._module_for(one)
+            module = self._module_for(one, None if stride is None else source.target)
             out += self._run_module(module, [source], stride, batch_size, verbose)
         return out
 
-    def _module_for(self, series: TimeSeries) -> GapAwareModule:
-        """Return the module with the graph of the series' components, and their levels if they are others."""
+    def _module_for(self, series: TimeSeries, values: np.ndarray | None) -> GapAwareModule:
+        """Return the module with the graph of the series' components, and the levels of `values` if they are others."""
         if [str(name) for name in series.components] == self._components:
             return self.model
         module = copy.deepcopy(self.model)
-        mean, scale = level_and_scale(series.values(copy=False).astype(np.float64))
-        # of components that show nothing, what those of training have in common
-        known = module.rin.typical_mean.flatten().double(), module.rin.typical_scale.flatten().double()
-        pooled = known[0].mean(), (known[1].square().mean() + known[0].var(correction=0)).sqrt()
-        nothing = torch.as_tensor(np.isnan(series.values(copy=False)).all(axis=0))
-        mean = torch.where(nothing, pooled[0].cpu(), mean)
-        scale = torch.where(nothing, pooled[1].cpu(), scale)
+        values = np.full((1, series.n_components), np.nan) if values is None else values.astype(np.float64)
+        mean, scale = level_and_scale(values)
+        if module.rin is not None:
+            # of components that show nothing (or not yet), what those of training have in common
+            known = module.rin.typical_mean.flatten().double(), module.rin.typical_scale.flatten().double()
+            pooled = known[0].mean(), (known[1].square().mean() + known[0].var(correction=0)).sqrt()
+            nothing = torch.as_tensor(np.isnan(values).all(axis=0))
+            mean = torch.where(nothing, pooled[0].cpu(), mean)
+            scale = torch.where(nothing, pooled[1].cpu(), scale)
         Nodes(mean, scale, self._distances(series), torch.eye(series.n_components)).put_into(module)
         return module.to(self.model.device)
 
@@ -332,7 +335,7 @@ def _coordinates(series: TimeSeries) -> dict[str, np.ndarray]:
         matches = [column for column in ([] if table is None else table.columns) if str(column).lower() in columns]
         if not matches:
             raise ValueError(
-                f"`graph='distance'` needs the components' coordinates as static covariates 'latitude' and 'longitude', "
+                "`graph='distance'` needs the components' coordinates as static covariates 'latitude' and 'longitude', "
                 f"in degrees, but there is no {name!r}: add them with `series.with_static_covariates(table)`."
             )
         if len(table) != series.n_components:

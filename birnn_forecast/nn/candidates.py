@@ -45,8 +45,8 @@ class Candidates(nn.Module):
     - linear interpolation over time;
     - with a season: the mean of each phase plus the interpolated rest; and the interpolation of the phase itself, from
       the seasons before and after;
-    - with a graph: for each of its heads the weighted mean of what the neighbours show at the same time, each multiplied
-      by a learnt factor where nodes are known;
+    - with a graph: for each of its heads the weighted mean of what the neighbours show at the same time, each value
+      multiplied by a learnt factor where nodes are known;
     - with known correlations of few nodes: the conditional mean of a normal distribution, given all that is observed at
       the same time ("simple kriging" over components), and the same with its error interpolated over time. The variance
       that single values have of their own is learnt.

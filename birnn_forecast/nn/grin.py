@@ -3,148 +3,30 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from birnn_forecast.masks import fill, first_step, neighbours, observed_mask
 from birnn_forecast.nn.candidates import Candidates
 from birnn_forecast.nn.cells import FeedbackGRIN
 from birnn_forecast.nn.decoders import SKIPS, HorizonDecoder
-from birnn_forecast.nn.merge import CrossGate
+from birnn_forecast.nn.mixing import MixingHead, least_absolute
 from birnn_forecast.nn.networks import Encoding, Sizes, Window, fill_gaps, with_mask
-from birnn_forecast.nn.node_graph import Exchange, NodeGraph, NodeLinear
+from birnn_forecast.nn.node_encoder import StackedEncoder
+from birnn_forecast.nn.node_graph import NodeGraph
 from birnn_forecast.nn.normalization import ShrunkInstanceNorm
 from birnn_forecast.nn.pooling import POOLINGS
-from birnn_forecast.nn.recurrent import CELLS, reset_recurrent_parameters, shift_time, valid_steps
+from birnn_forecast.nn.recurrent import valid_steps
 
 # where the sharpness of the graph's heads starts
 SHARPNESS = {"distance": (16.0, 2.8)}
 OTHER_SHARPNESS = (4.0, 2.0)
-# beyond this many numbers in a layer's states, what is needed for the gradient is computed again instead of kept
-KEPT_STATES = 20_000_000
 RECURRENCES = ("stacked", "feedback")
 # with known correlations of few nodes, all of them together estimate each
 LARGEST_KRIGING = 128
 MIXTURE_VALUES_PER_CANDIDATE = 20
 # few nodes, of which more is learnt one by one
 FEW_NODES = 64
-
-
-class StackedEncoder(nn.Module):
-    """Recurrent layers over each node, in two directions that stay apart, with gates and messages between.
-
-    After each layer the directions take from each other what a :class:`CrossGate` lets through; before the next one,
-    each node hears from its neighbours (:class:`Exchange`), each direction on its own.
-
-    Parameters
-    ----------
-    cell
-        One of ``CELLS``.
-    input_size
-        Features per step and node.
-    hidden_size, num_layers
-        As in ``torch.nn.GRU``.
-    cross_gate
-        "none", "scalar" or "vector".
-    message_size
-        Size of a message.
-    sharpness, n_nodes, own_maps
-        As in :class:`Exchange`; without `sharpness` nothing is sent.
-    dropout
-        Share of units dropped after each layer.
-    """
-
-    def __init__(
-        self,
-        cell: str,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int,
-        cross_gate: str,
-        message_size: int,
-        sharpness: Sequence[float],
-        n_nodes: int | None,
-        own_maps: bool = False,
-        dropout: float = 0.0,
-    ):
-        super().__init__()
-        self.forwards, self.backwards, self.gates, self.exchanges = (nn.ModuleList() for _ in range(4))
-        self.dropouts = nn.ModuleList()
-        size = input_size
-        for layer in range(num_layers):
-            self.forwards.append(NodeScan(cell, size, hidden_size))
-            self.backwards.append(NodeScan(cell, size, hidden_size, backward=True))
-            if cross_gate != "none":
-                self.gates.append(CrossGate(hidden_size, 3, cross_gate))
-            self.dropouts.append(nn.Dropout(dropout) if dropout else nn.Identity())
-            size = hidden_size
-            if sharpness and (layer < num_layers - 1 or num_layers == 1):
-                pair = [Exchange(hidden_size, message_size, sharpness, n_nodes, own_maps) for _ in range(2)]
-                self.exchanges.append(nn.ModuleList(pair))
-        self.state_size = self.final_size = 2 * hidden_size
-
-    def forward(
-        self,
-        x: Float[Tensor, "batch time nodes features"],
-        context: Float[Tensor, "batch time nodes context"],
-        start: Int[Tensor, " batch"],
-        graph: NodeGraph | None,
-    ) -> Float[Tensor, "batch time nodes state"]:
-        """Return both directions' states side by side, 0 before the start."""
-        # time first, as the recurrences want it
-        x, context = x.transpose(0, 1), context.transpose(0, 1)
-        padded = torch.compiler.is_compiling() or bool(start.any())
-        valid = valid_steps(start, len(x)).T[:, :, None, None].to(x.dtype) if padded else None
-
-        def masked(state: Tensor) -> Tensor:
-            return state if valid is None else state * valid
-
-        f = b = x.contiguous()
-        for layer, (forward, backward) in enumerate(zip(self.forwards, self.backwards, strict=True)):
-            f, b = (
-                masked(self.dropouts[layer](scan(x, start if padded else None)))
-                for scan, x in ((forward, f), (backward, b))
-            )
-            if self.gates:
-                f, b = (masked(state) for state in self.gates[layer](f, b, context))
-            if layer < len(self.exchanges) and graph is not None:
-                adjacency = graph()
-                to_f, to_b = self.exchanges[layer]
-                f, b = f + masked(to_f(f, adjacency)), b + masked(to_b(b, adjacency))
-        return torch.cat([f, b], dim=-1).transpose(0, 1)
-
-
-class NodeScan(nn.Module):
-    """A recurrence over each node of each window, in one direction; of a very large batch it keeps only its input."""
-
-    def __init__(self, cell: str, input_size: int, hidden_size: int, backward: bool = False):
-        super().__init__()
-        self.backward = backward
-        self.rnn = CELLS[cell](input_size, hidden_size)
-        reset_recurrent_parameters(self.rnn)
-
-    def forward(
-        self, x: Float[Tensor, "time batch nodes features"], start: Int[Tensor, " batch"] | None
-    ) -> Float[Tensor, "time batch nodes hidden"]:
-        """Return the states; what stands before `start` (None: nothing does) is unspecified."""
-        time, batch, nodes, _ = x.shape
-        if torch.is_grad_enabled() and time * batch * nodes * self.rnn.hidden_size > KEPT_STATES:
-            parts = x.split(max(nodes * KEPT_STATES // (time * batch * nodes * self.rnn.hidden_size) // 2, 1), dim=2)
-            return torch.cat([checkpoint(self._run, part, start, use_reentrant=False) for part in parts], dim=2)
-        return self._run(x, start)
-
-    def _run(self, x: Tensor, start: Tensor | None) -> Tensor:
-        rows = x.flatten(1, 2)
-        if self.backward:
-            states = self.rnn(rows.flip(0))[0].flip(0)
-        elif start is None:
-            states = self.rnn(rows)[0]
-        else:
-            by = start.repeat_interleave(x.shape[2])
-            shifted = shift_time(rows.transpose(0, 1), by).transpose(0, 1)
-            states = shift_time(self.rnn(shifted)[0].transpose(0, 1), -by).transpose(0, 1)
-        return states.unflatten(1, x.shape[1:3])
 
 
 def fold(x: Float[Tensor, "batch time nodes features"]) -> Float[Tensor, "rows time features"]:
@@ -322,7 +204,8 @@ class GraphNetwork(nn.Module):
     def _read(
         self, window: Window, covariates: list[Tensor], start: Tensor, filled: Tensor
     ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
-        assert self.candidates is not None and self.encoder is not None
+        assert self.candidates is not None
+        assert self.encoder is not None
         x, observed = window.target, window.observed
         level, scale = (
             window.unit if window.unit is not None else (torch.zeros_like(x[:, :1]), torch.ones_like(x[:, :1]))
@@ -384,73 +267,6 @@ class GraphNetwork(nn.Module):
             static = torch.cat([fill(static, observed, 0.0), observed.to(static.dtype)], dim=-1)
             out.append(static[:, None].expand(batch, time, nodes, -1))
         return out
-
-
-class MixingHead(nn.Module):
-    """Linear interpolation, plus a mixture of what candidates add to it, plus a correction; starts as the first.
-
-    Parameters
-    ----------
-    input_size, hidden_size
-        Size of what is known of a step and node, and of the hidden layer.
-    n_candidates
-        Number of candidates.
-    locations, offsets
-        As in :class:`ForecastNetwork`.
-    n_nodes
-        Number of nodes, if each is to have an output map of its own beside the common one.
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        n_candidates: int,
-        locations: Sequence[bool],
-        offsets: Sequence[float],
-        n_nodes: int | None = None,
-    ):
-        super().__init__()
-        self.parameters_per_step = len(offsets)
-        self.hidden = nn.Linear(input_size, hidden_size)
-        self.output = nn.Linear(hidden_size, len(offsets) + n_candidates)
-        nn.init.zeros_(self.output.weight)
-        self.own_output = None if n_nodes is None else NodeLinear(n_nodes, hidden_size, len(offsets) + n_candidates)
-        if self.own_output is not None:
-            nn.init.zeros_(self.own_output.weight)
-        with torch.no_grad():
-            self.output.bias.zero_()
-            self.output.bias[: len(offsets)] = torch.tensor(offsets)
-        self.register_buffer("locations", torch.tensor(locations), persistent=False)
-
-    def forward(
-        self,
-        x: Float[Tensor, "batch time nodes features"],
-        base: Float[Tensor, "batch time nodes"],
-        candidates: Float[Tensor, "batch time nodes n"],
-    ) -> Float[Tensor, "batch time nodes parameters"]:
-        hidden = nn.functional.silu(self.hidden(x))
-        out = self.output(hidden)
-        if self.own_output is not None:
-            out = out + self.own_output(hidden)
-        raw, shares = out[..., : self.parameters_per_step], out[..., self.parameters_per_step :]
-        middle = base + (shares * candidates).sum(dim=-1)
-        return raw + middle[..., None] * self.locations.to(raw.dtype)
-
-
-def least_absolute(x: Float[Tensor, "rows columns"], y: Float[Tensor, " rows"]) -> Float[Tensor, " columns"]:
-    """Return the coefficients of least absolute errors, slightly drawn to 0, by iteratively reweighted least squares."""
-    ridge = 1e-3 * x.square().mean() * len(y) * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    floor = 0.02 * y.abs().mean() + torch.finfo(y.dtype).tiny
-    weight = torch.ones_like(y)
-    coefficients = x.new_zeros(x.shape[1])
-    for _ in range(25):
-        weighted = x * weight[:, None]
-        normal = weighted.T @ x + ridge * weight.mean() + 1e-12 * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-        coefficients = torch.linalg.solve(normal, weighted.T @ y)
-        weight = 1 / (y - x @ coefficients).abs().clamp(min=floor)
-        weight = weight / weight.mean()
-    return coefficients
 
 
 def gap_context(observed: Bool[Tensor, "batch time nodes"]) -> Float[Tensor, "batch time nodes 3"]:

@@ -112,6 +112,7 @@ class ForecastNetwork(nn.Module):
         Whether to have the head that estimates the window's own steps.
     """
 
+    locations: Tensor
     Norm = MaskedInstanceNorm
     sees_own_values = True
     mixes_components = True
