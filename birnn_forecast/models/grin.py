@@ -35,8 +35,9 @@ class GRINModel(GapAwareModel):
 
     Every component of the target is a node. Two readings of one family: a *graph recurrent imputation network* [2]_
     (what is missing of a node is estimated from its past, its future, and its neighbours), and a *gated bidirectional
-    recurrent network* (after each layer, a learnt gate decides what each direction takes from the other). ``graph=None`` leaves the second for any series;
-    ``cross_gate="none"`` the first, with two directions that do not know of each other.
+    recurrent network* (after each layer, a learnt gate decides what each direction takes from the other).
+    ``graph=None`` leaves the second for any series; ``cross_gate="none"`` the first, with two directions that do not
+    know of each other.
 
     The same weights serve all nodes. It imputes, reconstructs and forecasts; series may have gaps: NaN in target or
     covariates is an ordinary input.
