@@ -26,7 +26,7 @@ from birnn_forecast import GRINModel
 from birnn_forecast.training import TimeBudget
 
 # the same for all data of one frequency: input chunk and windows per batch
-CHUNKS = {"h": (96, 4), "30min": (336, 2), "D": (70, 8), "W": (156, 8)}
+CHUNKS = {"h": (72, 4), "30min": (336, 2), "D": (70, 8), "W": (156, 8)}
 QUANTILES = [round(0.05 * i, 2) for i in range(1, 20)]
 
 

@@ -9,9 +9,9 @@ from darts.models import BlockRNNModel
 from darts.utils.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 
-from birnn_forecast import BiGRUModel
-from birnn_forecast.training import trainer_kwargs
-from tests.conftest import make_model, make_series
+from birnn_forecast import BiGRUModel, training
+from birnn_forecast.training import TimeBudget, trainer_kwargs
+from tests.conftest import make_model, make_series, quiet_trainer
 
 SERIES = make_series(60, missing=0.1)
 VAL = make_series(40, seed=1)
@@ -260,3 +260,44 @@ def test_gpu_without_one_is_an_error(monkeypatch):
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     with pytest.raises(ValueError, match="`accelerator` must be a device of this machine"):
         trainer_kwargs("gpu")
+
+
+class Rates(Callback):
+    """Keeps the learning rate of every step."""
+
+    def __init__(self):
+        self.rates = []
+
+    def on_train_batch_end(self, trainer, *args):
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def test_time_budget_stops_and_follows_a_cosine(monkeypatch):
+    clock = iter(np.arange(0, 1000, 0.5))  # two looks at it a step
+    monkeypatch.setitem(training.CLOCKS, "cpu", lambda: next(clock))
+    rates = Rates()
+    model = make_model(
+        BiGRUModel,
+        n_epochs=1000,
+        optimizer_kwargs={"lr": 0.1},
+        pl_trainer_kwargs=quiet_trainer(callbacks=[TimeBudget(20.0, warmup=0.2), rates]),
+    )
+    model.fit(SERIES)
+    assert len(rates.rates) == 20
+    assert np.argmax(rates.rates) in (3, 4)  # a fifth of it
+    shares = (np.arange(20) + 0.5) / 20
+    expected = 0.1 * 0.5 * (1 + np.cos(np.pi * shares)) * np.minimum(1, shares / 0.2)
+    np.testing.assert_allclose(rates.rates, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seconds": 0}, "`seconds` must be a finite number > 0, got 0"),
+        ({"seconds": 5, "warmup": 1.0}, "`warmup` must be a share"),
+        ({"seconds": 5, "clock": "gpu"}, "`clock` must be one of 'cpu', 'wall', got 'gpu'"),
+    ],
+)
+def test_time_budget_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        TimeBudget(**options)

@@ -1,11 +1,9 @@
 """How far to trust a network's estimates of a series: as far as they beat interpolation on that very series.
 
-Further values of the series are hidden, in the pattern of its own gaps, and estimated as if they were missing; what the
-network's and the interpolations' errors there say is applied to the gaps. The truth is what was observed, so that
-nothing else is needed, and a series unlike those of training is noticed.
+Further values of the series are hidden, in the pattern of its own gaps, and estimated as if they were missing; the
+mixture of the network and of interpolations that does best there is applied to the gaps. The truth is what was
+observed, so that nothing else is needed, and a series unlike those of training is noticed.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,15 +13,11 @@ from birnn_forecast.masks import by_phase, by_time, interpolate, interpolate_sea
 
 # gaps are told apart by their length in steps, up to these and above; with fewer values than that in one, all are one
 LENGTHS = (2, 6, 24)
-ENOUGH = 50
-SHARES = np.linspace(0, 1, 11)
-
-
-class Trust(NamedTuple):
-    """For each class of gap length: which interpolation to lean on, and the share of the network's estimate."""
-
-    reference: np.ndarray
-    share: np.ndarray
+ENOUGH, AT_MOST = 50, 20_000
+# each round gives one part of the mixture to the estimate that improves it most
+ROUNDS = 20
+# days of a week, hours' season being a day; harmless elsewhere
+SEASONS_OF_SEASONS = 7
 
 
 def transplanted(missing: np.ndarray) -> np.ndarray:
@@ -43,19 +37,22 @@ def transplanted(missing: np.ndarray) -> np.ndarray:
 def references(values: np.ndarray, season_length: int | None) -> np.ndarray:
     """Return interpolations of the whole series, ``(n, time, components)``.
 
-    Linear over time; with a season also the phases' means plus the interpolated rest, and each phase by itself. A
-    component without any observation is 0.
+    Linear over time; with a season also the phases' means plus the interpolated rest, and each phase by itself, both
+    along the season and along seven of them (a week of days) if the series holds three times that. A component without
+    any observation is 0.
     """
     x = torch.as_tensor(values, dtype=torch.float64)[None]
     observed = observed_mask(x)
     linear = interpolate(x, observed)
     found = [linear]
-    if season_length and len(values) > season_length:
-        found.append(interpolate_seasonal(x, observed, season_length))
-        phases, seen = by_phase(torch.nan_to_num(x), season_length), by_phase(observed, season_length)
-        known = by_time(seen.any(dim=1, keepdim=True).expand_as(seen), season_length, len(values))
-        phase = by_time(interpolate(phases, seen), season_length, len(values))
-        found.append(torch.where(known, phase, linear))
+    season = season_length or len(values)
+    for length in (season, SEASONS_OF_SEASONS * season):
+        if len(values) < 2 * length or (length > season and len(values) < 3 * length):
+            break
+        found.append(interpolate_seasonal(x, observed, length))
+        phases, seen = by_phase(torch.nan_to_num(x), length), by_phase(observed, length)
+        known = by_time(seen.any(dim=1, keepdim=True).expand_as(seen), length, len(values))
+        found.append(torch.where(known, by_time(interpolate(phases, seen), length, len(values)), linear))
     return torch.cat(found).numpy()
 
 
@@ -64,39 +61,47 @@ def gap_classes(missing: np.ndarray) -> np.ndarray:
     return np.digitize(gap_lengths(missing), LENGTHS, right=True)
 
 
-def measure_trust(
-    truth: np.ndarray, hidden: np.ndarray, missing: np.ndarray, estimate: np.ndarray, interpolated: np.ndarray
-) -> Trust:
-    """Return how far to trust the estimates.
+def best_mixtures(truth: np.ndarray, hidden: np.ndarray, missing: np.ndarray, estimates: np.ndarray) -> np.ndarray:
+    """Return the shares ``(class, n)`` of estimates in the mixture with the least absolute errors, class by class.
+
+    The first estimate is the network's; where there is too little to tell by, it has all.
 
     Parameters
     ----------
-    truth, estimate
+    truth
         ``(time, components)``; what counts is where `hidden`.
     hidden, missing
         What was hidden, and what was missing then (the hidden ones included).
-    interpolated
+    estimates
         ``(n, time, components)``.
+
+    References
+    ----------
+    R. Caruana et al., "Ensemble Selection from Libraries of Models", ICML 2004,
+    https://doi.org/10.1145/1015330.1015432 (greedy, with replacement).
     """
     classes = gap_classes(missing)
-    reference = np.zeros(len(LENGTHS) + 1, dtype=int)
-    share = np.ones(len(LENGTHS) + 1)
-    for number in range(len(share)):
+    shares = np.zeros((len(LENGTHS) + 1, len(estimates)))
+    shares[:, 0] = 1.0
+    for number, row in enumerate(shares):
         where = hidden & (classes == number)
         if where.sum() < ENOUGH:
             where = hidden
         if where.sum() < ENOUGH:
             continue
-        y, net, simple = truth[where], estimate[where], interpolated[:, where]
-        reference[number] = np.abs(simple - y).mean(axis=1).argmin()
-        base = simple[reference[number]]
-        errors = [np.abs(base + part * (net - base) - y).mean() for part in SHARES]
-        share[number] = SHARES[int(np.argmin(errors))]
-    return Trust(reference, share)
+        every = -(-int(where.sum()) // AT_MOST)
+        y, guesses = truth[where][::every], estimates[:, where][:, ::every]
+        picks, total = np.zeros(len(estimates)), np.zeros_like(y)
+        for size in range(1, ROUNDS + 1):
+            errors = np.abs((total + guesses) / size - y).mean(axis=1)
+            # of equals, the network
+            best = 0 if errors[0] <= errors.min() else int(errors.argmin())
+            picks[best] += 1
+            total = total + guesses[best]
+        row[:] = picks / ROUNDS
+    return shares
 
 
-def apply_trust(trust: Trust, missing: np.ndarray, estimate: np.ndarray, interpolated: np.ndarray) -> np.ndarray:
-    """Return what to add to the estimates of missing values, ``(time, components)``."""
-    classes = gap_classes(missing)
-    base = np.take_along_axis(interpolated, trust.reference[classes][None], axis=0)[0]
-    return (1 - trust.share[classes]) * (base - estimate)
+def mixed(shares: np.ndarray, missing: np.ndarray, estimates: np.ndarray) -> np.ndarray:
+    """Return the mixture ``(time, components)`` of estimates ``(n, time, components)``, each value by its gap."""
+    return np.einsum("tcn,ntc->tc", shares[gap_classes(missing)], estimates)

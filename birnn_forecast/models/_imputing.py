@@ -9,7 +9,7 @@ from darts import TimeSeries
 from darts.utils.torch import random_method
 from darts.utils.ts_utils import series2seq
 
-from birnn_forecast.models._calibration import apply_trust, measure_trust, references, transplanted
+from birnn_forecast.models._calibration import best_mixtures, mixed, references, transplanted
 from birnn_forecast.models._checks import check_integer, check_series
 from birnn_forecast.models._impute import (
     Source,
@@ -88,9 +88,9 @@ class ImputingMixin(Base):
         verbose
             Whether to show a progress bar.
         calibrate
-            Whether to measure on each series how far the model is to be trusted: its gaps are transplanted to where it
-            is observed, and where (by length of the gap) interpolation would have been better there, the estimate
-            leans on that. Takes half as long again.
+            Whether to measure on each series how far the model is to be trusted: the series' gaps are transplanted to
+            where it is observed, and the mixture of the model's estimate with simple interpolations of the whole
+            series which is best there (by length of the gap) fills the gaps. Takes twice as long. Default: ``True``.
 
         Returns
         -------
@@ -214,9 +214,11 @@ random_state, verbose
             columns = [groups] if groups is not None else [slice(i, i + 1) for i in range(estimate.shape[1])]
             shift = np.zeros_like(estimate)
             for c in columns:
-                missing = np.isnan(trial.target[:, c])
-                trust = measure_trust(source.target[:, c], trial.wanted[:, c], missing, guessed[:, c], before[:, :, c])
-                shift[:, c] = apply_trust(trust, np.isnan(source.target[:, c]), estimate[:, c], after[:, :, c])
+                missing = np.isnan(trial.target[:, c]), np.isnan(source.target[:, c])
+                guesses_c = np.concatenate([guessed[None, :, c], before[:, :, c]])
+                shares = best_mixtures(source.target[:, c], trial.wanted[:, c], missing[0], guesses_c)
+                estimates_c = np.concatenate([estimate[None, :, c], after[:, :, c]])
+                shift[:, c] = mixed(shares, missing[1], estimates_c) - estimate[:, c]
             # nothing to interpolate in a component without observations
             shift = np.where(np.isnan(source.target).all(axis=0), 0.0, shift)
             out.append(raw + shift[:, :, None] * locations)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from birnn_forecast.masks import fill, first_step, neighbours, observed_mask
 from birnn_forecast.nn.candidates import Candidates
@@ -12,7 +13,7 @@ from birnn_forecast.nn.cells import FeedbackGRIN
 from birnn_forecast.nn.decoders import SKIPS, HorizonDecoder
 from birnn_forecast.nn.mixing import MixingHead, least_absolute
 from birnn_forecast.nn.networks import Encoding, Sizes, Window, fill_gaps, with_mask
-from birnn_forecast.nn.node_encoder import StackedEncoder
+from birnn_forecast.nn.node_encoder import StackedEncoder, is_large
 from birnn_forecast.nn.node_graph import NodeGraph
 from birnn_forecast.nn.normalization import ShrunkInstanceNorm
 from birnn_forecast.nn.pooling import POOLINGS
@@ -122,7 +123,8 @@ class GraphNetwork(nn.Module):
             state_size = self.encoder.state_size
             if reconstructs:
                 self.step_head = MixingHead(
-                    state_size + features,
+                    state_size,
+                    features,
                     head_size,
                     self.candidates.count,
                     locations,
@@ -226,7 +228,10 @@ class GraphNetwork(nn.Module):
         states = self.encoder(inputs, context, start, self.graph)
         if self.step_head is None:
             return states, (base[..., None], None)
-        return states, (self.step_head(torch.cat([states, inputs], dim=-1), base, estimates.candidates), None)
+        read = (states, inputs, base, estimates.candidates)
+        if is_large(inputs, states.shape[-1]):
+            return states, (checkpoint(self.step_head, *read, use_reentrant=False), None)
+        return states, (self.step_head(*read), None)
 
     @torch.no_grad()
     def start_as_mixture(self, batches: Sequence[tuple[Window, Tensor]]) -> None:

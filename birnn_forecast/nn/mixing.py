@@ -14,8 +14,8 @@ class MixingHead(nn.Module):
 
     Parameters
     ----------
-    input_size, hidden_size
-        Size of what is known of a step and node, and of the hidden layer.
+    state_size, input_size, hidden_size
+        Size of a node's state at a step, of what the encoder was given of it, and of the hidden layer.
     n_candidates
         Number of candidates.
     locations, offsets
@@ -26,6 +26,7 @@ class MixingHead(nn.Module):
 
     def __init__(
         self,
+        state_size: int,
         input_size: int,
         hidden_size: int,
         n_candidates: int,
@@ -35,7 +36,8 @@ class MixingHead(nn.Module):
     ):
         super().__init__()
         self.parameters_per_step = len(offsets)
-        self.hidden = nn.Linear(input_size, hidden_size)
+        self.hidden = nn.Linear(state_size, hidden_size)
+        self.direct = nn.Linear(input_size, hidden_size, bias=False)
         self.output = nn.Linear(hidden_size, len(offsets) + n_candidates)
         nn.init.zeros_(self.output.weight)
         self.own_output = None if n_nodes is None else NodeLinear(n_nodes, hidden_size, len(offsets) + n_candidates)
@@ -48,11 +50,12 @@ class MixingHead(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "batch time nodes features"],
+        states: Float[Tensor, "batch time nodes state"],
+        inputs: Float[Tensor, "batch time nodes features"],
         base: Float[Tensor, "batch time nodes"],
         candidates: Float[Tensor, "batch time nodes n"],
     ) -> Float[Tensor, "batch time nodes parameters"]:
-        hidden = nn.functional.silu(self.hidden(x))
+        hidden = nn.functional.silu(self.hidden(states) + self.direct(inputs))
         out = self.output(hidden)
         if self.own_output is not None:
             out = out + self.own_output(hidden)

@@ -78,24 +78,44 @@ class StackedEncoder(nn.Module):
     ) -> Float[Tensor, "batch time nodes state"]:
         """Return both directions' states side by side, 0 before the start."""
         # time first, as the recurrences want it
-        x, context = x.transpose(0, 1), context.transpose(0, 1)
+        f = b = x.transpose(0, 1).contiguous()
+        context = context.transpose(0, 1)
+        # a mask takes time where there is nothing to mask
         padded = torch.compiler.is_compiling() or bool(start.any())
-        valid = valid_steps(start, len(x)).T[:, :, None, None].to(x.dtype) if padded else None
+        valid = valid_steps(start, len(f)).T[:, :, None, None].to(x.dtype) if padded else None
+        adjacency = None if graph is None else graph()
+        large = is_large(f, self.forwards[0].rnn.hidden_size)
+        for number in range(len(self.forwards)):
+            inputs = (number, f, b, context, start if padded else None, valid, adjacency)
+            f, b = checkpoint(self._layer, *inputs, use_reentrant=False) if large else self._layer(*inputs)
+        return torch.cat([f, b], dim=-1).transpose(0, 1)
 
+    def _layer(
+        self,
+        number: int,
+        f: Tensor,
+        b: Tensor,
+        context: Tensor,
+        start: Tensor | None,
+        valid: Tensor | None,
+        adjacency: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
         def masked(state: Tensor) -> Tensor:
             return state if valid is None else state * valid
 
-        f = b = x.contiguous()
-        for layer, (forward, backward) in enumerate(zip(self.forwards, self.backwards, strict=True)):
-            f = masked(self.dropouts[layer](forward(f, start if padded else None)))
-            b = masked(self.dropouts[layer](backward(b, start if padded else None)))
-            if self.gates:
-                f, b = map(masked, self.gates[layer](f, b, context))
-            if layer < len(self.exchanges) and graph is not None:
-                adjacency = graph()
-                pair: Any = self.exchanges[layer]
-                f, b = f + masked(pair[0](f, adjacency)), b + masked(pair[1](b, adjacency))
-        return torch.cat([f, b], dim=-1).transpose(0, 1)
+        f = masked(self.dropouts[number](self.forwards[number](f, start)))
+        b = masked(self.dropouts[number](self.backwards[number](b, start)))
+        if self.gates:
+            f, b = map(masked, self.gates[number](f, b, context))
+        if number < len(self.exchanges) and adjacency is not None:
+            pair: Any = self.exchanges[number]
+            f, b = f + masked(pair[0](f, adjacency)), b + masked(pair[1](b, adjacency))
+        return f, b
+
+
+def is_large(x: Float[Tensor, "time batch nodes features"], hidden_size: int) -> bool:
+    """Return whether a layer's states are too many to keep all that a gradient needs."""
+    return torch.is_grad_enabled() and x[..., 0].numel() * hidden_size > KEPT_STATES
 
 
 class NodeScan(nn.Module):
@@ -111,9 +131,9 @@ class NodeScan(nn.Module):
         self, x: Float[Tensor, "time batch nodes features"], start: Int[Tensor, " batch"] | None
     ) -> Float[Tensor, "time batch nodes hidden"]:
         """Return the states; what stands before `start` (None: nothing does) is unspecified."""
-        time, batch, nodes, _ = x.shape
-        if torch.is_grad_enabled() and time * batch * nodes * self.rnn.hidden_size > KEPT_STATES:
-            parts = x.split(max(nodes * KEPT_STATES // (time * batch * nodes * self.rnn.hidden_size) // 2, 1), dim=2)
+        if is_large(x, self.rnn.hidden_size):
+            at_once = max(KEPT_STATES // (2 * x[:, :, 0, 0].numel() * self.rnn.hidden_size), 1)
+            parts = x.split(at_once, dim=2)
             return torch.cat([checkpoint(self._run, part, start, use_reentrant=False) for part in parts], dim=2)
         return self._run(x, start)
 

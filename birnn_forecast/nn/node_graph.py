@@ -81,7 +81,11 @@ class EdgeWeights(nn.Module):
             log = edges.values().log()
             return [
                 torch.sparse_coo_tensor(
-                    edges.indices(), (s * log).clamp(min=FAINTEST).exp(), edges.shape, is_coalesced=True
+                    edges.indices(),
+                    (s * log).clamp(min=FAINTEST).exp(),
+                    edges.shape,
+                    is_coalesced=True,
+                    check_invariants=False,
                 )
                 for s in self.sharpness
             ]
