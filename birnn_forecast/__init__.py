@@ -1,4 +1,4 @@
-"""Bidirectional recurrent models for Darts that forecast, and later impute, series with gaps."""
+"""Bidirectional recurrent models for Darts that forecast, impute and smooth series with gaps."""
 
 from birnn_forecast.models import BiGRUModel, BiLSTMModel, BiRNNModel, CNNBiLSTMModel, GRINModel, URNNModel
 

@@ -24,19 +24,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="birnn-forecast", description="Forecasts of time series with gaps.")
+    parser = argparse.ArgumentParser(
+        prog="birnn-forecast", description="Forecasting and imputing time series with gaps."
+    )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser(
         "demo",
-        help="forecast the weekly CO2 of Mauna Loa through its gaps, beside four other models",
+        help="forecast the weekly CO2 of Mauna Loa through its gaps, then fill them, beside other models",
         description="Forecast the weekly CO2 of Mauna Loa (ships with statsmodels) through its gaps with a "
-        "bidirectional GRU, compare it with four other models, and save a plot.",
+        "bidirectional GRU beside four other models; fill its gaps, and some that are made for the purpose, with a "
+        "gated bidirectional network beside Kalman smoothing and interpolation. Two tables and two pictures.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    demo.add_argument("--out", type=Path, default=Path("birnn_forecast_demo"), help="folder for the plot")
+    demo.add_argument("--out", type=Path, default=Path("birnn_forecast_demo"), help="folder for the pictures")
     demo.add_argument(
-        "--epochs", type=_positive, default=None, help="training epochs of both networks, instead of their own"
+        "--epochs", type=_positive, default=None, help="training epochs of the networks, instead of their own"
     )
     demo.add_argument("--seed", type=int, default=0, help="seed of everything random")
     return parser

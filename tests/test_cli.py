@@ -1,5 +1,6 @@
 """The console script and its demo."""
 
+import inspect
 import subprocess
 import sys
 
@@ -7,10 +8,12 @@ import numpy as np
 import pytest
 
 import birnn_forecast
-from birnn_forecast import demo
+from birnn_forecast import GRINModel, demo
 from birnn_forecast.cli import main
-from birnn_forecast.demo import data, forecasters, networks, report
+from birnn_forecast.demo import data, forecasters, imputing, networks, progress, report
+from birnn_forecast.imputation import KalmanImputer, LinearImputer, SeasonalLinearImputer
 
+PNG = b"\x89PNG\r\n\x1a\n"
 DEMO_MODELS = [forecasters.StateSpace, forecasters.HoltWinters, forecasters.SeasonalNaive]
 
 
@@ -35,17 +38,82 @@ def test_wrong_arguments_are_explained(argv, capsys):
     assert "usage: birnn-forecast" in capsys.readouterr().err
 
 
-def test_demo_prints_what_is_hidden_a_table_and_where_the_plot_is(tmp_path, capsys, monkeypatch):
+def test_demo_prints_what_is_hidden_tables_and_where_the_pictures_are(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         demo, "make_models", lambda epochs, seed: [forecasters.StateSpace(), forecasters.SeasonalNaive()]
     )
     monkeypatch.setattr(demo, "load_co2", lambda: data.load_co2()[-520:])
-    assert main(["demo", "--out", str(tmp_path / "new")]) == 0
+    assert main(["demo", "--out", str(tmp_path / "new"), "--epochs", "1"]) == 0
     out = capsys.readouterr().out
     assert "Hidden as well: 10 weeks from 1996-02-10" in out
     assert "UnobservedComponents wins by MASE." in out
-    assert str(tmp_path / "new" / "co2.png") in out
-    assert (tmp_path / "new" / "co2.png").stat().st_size > 10_000
+    assert "Of the 520 observed weeks" in out
+    lines = out[out.index("imputer  ") :].splitlines()
+    for name in (imputing.OURS, imputing.KALMAN, "seasonal-linear", "linear"):
+        assert any(line.startswith(name + " ") for line in lines[1:5]), name
+    assert "has the lowest MAE" in out
+    assert "nobody observed" not in out  # there is no real gap in these years
+    for name in ("co2.png", "co2_imputed.png"):
+        assert str(tmp_path / "new" / name) in out
+        assert (tmp_path / "new" / name).read_bytes()[:8] == PNG
+
+
+def test_hidden_weeks_are_never_given_to_an_imputer_that_is_scored_on_them(monkeypatch):
+    series = data.load_co2()[:300]
+    visible = data.hide_weeks(series)
+    given, inside = [], []
+
+    def spy(cls, method):
+        real = getattr(cls, method)
+
+        def spied(self, series, *args, **kwargs):
+            if not inside:  # not what an imputer hands on to another
+                given.extend([series] if not isinstance(series, list) else series)
+            inside.append(1)
+            out = real(self, series, *args, **kwargs)
+            inside.pop()
+            return out
+
+        spied.__signature__ = inspect.signature(real)
+        monkeypatch.setattr(cls, method, spied)
+
+    spy(GRINModel, "fit")
+    for cls in (GRINModel, KalmanImputer, SeasonalLinearImputer, LinearImputer):
+        spy(cls, "impute")
+    model, rows = imputing.score_imputers(series, visible, epochs=1, seed=0)
+    assert {row.name for row in rows} == {imputing.OURS, imputing.KALMAN, "seasonal-linear", "linear"}
+    assert model.epochs_trained == 1
+    assert len(given) >= 5
+    for one in given:
+        np.testing.assert_array_equal(one.values(), visible.values())
+
+
+def test_a_fifth_of_the_weeks_is_hidden_in_outages_and_one_by_one():
+    series = data.load_co2()
+    visible = data.hide_weeks(series)
+    missing, hidden = np.isnan(series.values()), np.isnan(visible.values()) & ~np.isnan(series.values())
+    assert 0.18 < hidden.sum() / (~missing).sum() < 0.21
+    np.testing.assert_array_equal(series.values()[~hidden], visible.values()[~hidden])
+    lengths = [end - start for start, end in imputing.hidden_runs(series, visible)]
+    assert lengths.count(1) > 50
+    assert sum(length >= 4 for length in lengths) > 15
+    np.testing.assert_array_equal(visible.values(), data.hide_weeks(series).values())
+
+
+def test_the_years_in_the_picture_are_those_with_the_most_gaps():
+    series = data.load_co2()
+    start, end = imputing.gappy_years(series)
+    assert end - start == 7 * 52
+    most = data.n_missing(series[start:end])
+    assert all(data.n_missing(series[i : i + 364]) <= most for i in range(0, len(series) - 364, 26))
+    assert imputing.gappy_years(series[-100:]) == (0, 100)
+
+
+def test_the_outage_in_the_picture_is_a_long_one():
+    series = data.load_co2()
+    visible = data.hide_weeks(series)
+    first, last = imputing.worst_for_straight_lines(series, visible)
+    assert last - first > 10
 
 
 def test_series_keeps_its_gaps():
@@ -80,7 +148,7 @@ def test_networks_forecast_the_horizon(model, task):
 
 def check_forecaster(model, task):
     ticks = []
-    with demo.quiet():
+    with progress.quiet():
         forecasts = model.run(task.train, task.histories, lambda: ticks.append(1))
     assert len(ticks) == model.steps + len(task.histories)
     for forecast, truth in zip(forecasts, task.truths, strict=True):
@@ -121,6 +189,30 @@ def test_table_marks_the_best_and_the_verdict_names_it():
     assert report.verdict([*rows, near]) == "two has the best MASE, with near within 5 % of it: on one series, a tie."
 
 
+def test_the_imputers_table_marks_the_best_and_the_verdict_says_where_ours_stands():
+    ours = imputing.Row(imputing.OURS, 0.4, 0.5, 0.3, 84.0, 88.0, 30.0)
+    kalman = imputing.Row(imputing.KALMAN, 0.32, 0.4, 0.2, 85.0, 93.0, 2.0)
+    linear = imputing.Row("linear", 0.8, 1.0, None, None, None, 0.0)
+    _, first, second, third = imputing.table([linear, ours, kalman]).splitlines()
+    assert first.split() == ["Kalman", "smoothing", "0.320*", "0.400*", "0.200*", "85", "%", "93", "%", "2.0"]
+    assert second.split() == ["GRIN", "(this", "package)", "0.400", "0.500", "0.300", "84", "%*", "88", "%*", "30.0"]
+    assert third.split() == ["linear", "0.800", "1.000", "-", "-", "-", "0.0"]
+    assert imputing.verdict([linear, ours, kalman]) == (
+        "Kalman smoothing has the lowest MAE. GRIN (this package) is 25 % above it,\n"
+        "  and 50 % below the better interpolation (linear)."
+    )
+    ahead = ours._replace(mae=0.24)
+    assert imputing.verdict([linear, ahead, kalman]) == (
+        "GRIN (this package) has the lowest MAE, 25 % below Kalman smoothing."
+    )
+    near = ours._replace(mae=0.31)
+    assert imputing.verdict([linear, near, kalman]).endswith("3 % below Kalman smoothing (on one series, a tie).")
+    near = ours._replace(mae=0.33)
+    assert "3 % above it (on one series, a tie),\n" in imputing.verdict([linear, near, kalman])
+    behind = ours._replace(mae=1.0)
+    assert "25 % above the better interpolation (linear)" in imputing.verdict([linear, behind, kalman])
+
+
 @pytest.mark.slow
 def test_full_demo_from_the_shell(tmp_path):
     command = [sys.executable, "-m", "birnn_forecast.cli", "demo", "--out", str(tmp_path)]
@@ -129,4 +221,7 @@ def test_full_demo_from_the_shell(tmp_path):
         assert name in done.stdout
     assert "MASE" in done.stdout
     assert "Warning" not in done.stderr
+    for name in (imputing.OURS, imputing.KALMAN, "seasonal-linear", "linear"):
+        assert name in done.stdout
     assert (tmp_path / "co2.png").exists()
+    assert (tmp_path / "co2_imputed.png").exists()

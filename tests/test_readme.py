@@ -20,6 +20,16 @@ def test_code_runs(code, monkeypatch, tmp_path):
     if "forecast" in names:
         assert names["forecast"].n_components == 3
         assert not names["forecast"].to_dataframe().isna().any().any()
+    if "full" in names:
+        assert not names["full"].to_dataframe().isna().any().any()
+        assert names["bands"].n_components == 3
+        assert 0 < names["short"].to_dataframe().isna().to_numpy().sum() < 59
+
+
+def test_pictures_and_examples_are_there():
+    root = Path(__file__).parent.parent
+    for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)|`(examples/\w+\.py)`", README):
+        assert (root / "".join(path)).exists(), path
 
 
 def test_make_targets_are_those_of_the_makefile():

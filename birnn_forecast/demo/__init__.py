@@ -1,13 +1,9 @@
-"""What ``birnn-forecast demo`` does: five models on a weekly series with gaps, a table, and a plot."""
+"""What ``birnn-forecast demo`` does: a weekly series with gaps forecast by five models, then imputed by four."""
 
-import logging
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from darts import TimeSeries
 from matplotlib.dates import ConciseDateFormatter
 from matplotlib.figure import Figure
@@ -15,32 +11,37 @@ from tqdm import tqdm
 
 from birnn_forecast.demo.data import HIDDEN_BLOCKS, HORIZON, LATE_WEEKS, Task, load_co2, make_task, n_missing
 from birnn_forecast.demo.forecasters import Forecaster, HoltWinters, SeasonalNaive, StateSpace
+from birnn_forecast.demo.imputing import impute_demo
 from birnn_forecast.demo.networks import BiGRU, BlockRNN
+from birnn_forecast.demo.progress import progress_bar
 from birnn_forecast.demo.report import Row, score, table, verdict
 from birnn_forecast.plots import plot_forecast
 
 PLOTTED_YEARS = 8
 
 
-def run_demo(out: Path, epochs: int | None = None, seed: int = 0) -> list[Row]:
-    """Fit, backtest and compare the models, print the table and save the plot.
+def run_demo(out: Path, epochs: int | None = None, seed: int = 0) -> None:
+    """Forecast the series, then impute it; print a table and save a picture of each.
 
     Parameters
     ----------
     out
-        Folder of the plot; made if it is not there.
+        Folder of the pictures; made if it is not there.
     epochs
-        Training epochs of both networks; default: those chosen on earlier windows.
+        Training epochs of the networks; default: those chosen on other weeks than are scored.
     seed
         Seed of the networks and of the simulated paths.
-
-    Returns
-    -------
-    list[Row]
-        The lines of the table.
     """
     started = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)
     series = load_co2()
+    forecast_demo(series, out, epochs, seed)
+    impute_demo(series, out, epochs, seed)
+    tqdm.write(f"\n{time.perf_counter() - started:.0f} s in all")
+
+
+def forecast_demo(series: TimeSeries, out: Path, epochs: int | None, seed: int) -> list[Row]:
+    """Fit, backtest and compare the models; return the lines of the table."""
     task = make_task(series)
     tqdm.write(introduction(series, task))
     models = make_models(epochs, seed)
@@ -49,12 +50,10 @@ def run_demo(out: Path, epochs: int | None = None, seed: int = 0) -> list[Row]:
         Row(model.name, model.gaps, score(forecasts[model.name], task), model.fit_seconds + model.forecast_seconds)
         for model in models
     ]
-    out.mkdir(parents=True, exist_ok=True)
     path = out / "co2.png"
     save_plot(path, task, {model.name: forecasts[model.name] for model in models if model.plotted})
     tqdm.write(f"\n{table(rows)}\n* best of its column\n")
-    tqdm.write(f"{verdict(rows)}\n{models[0].name} was fitted in {models[0].fit_seconds:.0f} s.")
-    tqdm.write(f"Plot: {path}    ({time.perf_counter() - started:.0f} s in all)")
+    tqdm.write(f"{verdict(rows)}\n{models[0].name} was fitted in {models[0].fit_seconds:.0f} s.\nPlot: {path}")
     return rows
 
 
@@ -86,12 +85,7 @@ def backtest(models: Sequence[Forecaster], task: Task) -> dict[str, list[TimeSer
     """Return the forecasts of each model, by name, with a progress bar on the way."""
     forecasts = {}
     total = sum(model.steps + len(task.histories) for model in models)
-    bar_format = "{desc:<22}{bar:30} {percentage:3.0f} %  {elapsed}"
-    with quiet(), one_thread(), tqdm(total=total, leave=False, bar_format=bar_format) as bar:
-
-        def tick() -> None:  # not `bar.update`: Darts copies its trainer's callbacks, and a bar cannot be copied
-            bar.update()
-
+    with progress_bar(total) as (bar, tick):
         for model in models:
             bar.set_description_str(model.name)
             forecasts[model.name] = model.run(task.train, task.histories, tick)
@@ -114,28 +108,3 @@ def save_plot(path: Path, task: Task, forecasts: dict[str, list[TimeSeries]]) ->
     right.margins(y=0.16)
     right.xaxis.set_major_formatter(ConciseDateFormatter(right.xaxis.get_major_locator()))
     figure.savefig(path, dpi=110)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the remarks of Lightning and torch on the machine while the progress bar is shown."""
-    logger = logging.getLogger("pytorch_lightning")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"pytorch_lightning|torch\.")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keep torch to one thread: networks as small as these gain nothing from more, and lose much on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

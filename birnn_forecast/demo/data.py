@@ -1,4 +1,4 @@
-"""The demo's series: weekly CO2 of Mauna Loa, what is hidden of it, and where forecasts start."""
+"""The demo's series: weekly CO2 of Mauna Loa, what is hidden of it in either half, and where forecasts start."""
 
 from typing import NamedTuple
 
@@ -6,12 +6,17 @@ import numpy as np
 import pandas as pd
 from darts import TimeSeries
 
+from birnn_forecast.imputation import make_missing
+
 SEASON = 52
 HORIZON = 52
 TEST_WEEKS = 104
 LATE_WEEKS = 6
 # (weeks before the end of the training part, weeks hidden)
 HIDDEN_BLOCKS = ((204, 10), (120, 13), (65, 8))
+# of the observed weeks: shares hidden in outages and one by one, and the shortest and longest outage
+BLOCK_SHARE, SINGLE_SHARE, BLOCK_WEEKS = 0.15, 0.05, (4, 26)
+HIDING_SEED = 1
 
 
 def load_co2() -> TimeSeries:
@@ -65,6 +70,12 @@ def _late(history: TimeSeries) -> TimeSeries:
     values = history.values(copy=True)
     values[-LATE_WEEKS:] = np.nan
     return history.with_values(values)
+
+
+def hide_weeks(series: TimeSeries, random_state: int = HIDING_SEED) -> TimeSeries:
+    """Hide a fifth of the observed weeks: outages of a month to half a year, and single weeks."""
+    with_outages = make_missing(series, "blocks", BLOCK_SHARE, random_state, block_length=BLOCK_WEEKS)
+    return make_missing(with_outages, "points", SINGLE_SHARE, random_state)
 
 
 def n_missing(series: TimeSeries) -> int:

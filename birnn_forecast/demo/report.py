@@ -69,13 +69,11 @@ def table(rows: Sequence[Row]) -> str:
         ([row.score.smape for row in rows], "{:.3f}"),
         ([row.score.wql for row in rows], "{:.4f}"),
     ):
-        columns.append(_starred(values, values, form))
+        columns.append(starred(values, values, form))
     coverages = [row.score.coverage for row in rows]
-    columns.append(_starred(coverages, [None if c is None else abs(c - 80) for c in coverages], "{:.0f} %"))
+    columns.append(starred(coverages, [None if c is None else abs(c - 80) for c in coverages], "{:.0f} %"))
     columns.append([f"{row.seconds:.1f}" for row in rows])
-    lines = [list(HEADER), *(list(line) for line in zip(*columns, strict=True))]
-    widths = [max(len(line[column].rstrip("* ")) for line in lines) for column in range(len(HEADER))]
-    return "\n".join(_line(line, widths) for line in lines)
+    return lay_out(HEADER, columns, n_names=2)
 
 
 def verdict(rows: Sequence[Row]) -> str:
@@ -88,7 +86,8 @@ def verdict(rows: Sequence[Row]) -> str:
     return f"{winner.name} has the best MASE, with {names} within {100 * TIE:.0f} % of it: on one series, a tie."
 
 
-def _starred(values: Sequence[float | None], badness: Sequence[float | None], form: str) -> list[str]:
+def starred(values: Sequence[float | None], badness: Sequence[float | None], form: str) -> list[str]:
+    """Return the values as text, with a star where the badness is least."""
     best = min((b for b in badness if b is not None), default=None)
     return [
         "-" if value is None else form.format(value) + ("*" if bad == best else "")
@@ -96,10 +95,17 @@ def _starred(values: Sequence[float | None], badness: Sequence[float | None], fo
     ]
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+def lay_out(header: Sequence[str], columns: Sequence[Sequence[str]], n_names: int) -> str:
+    """Return a table of columns, the first `n_names` of which hold names."""
+    lines = [list(header), *(list(line) for line in zip(*columns, strict=True))]
+    widths = [max(len(line[column].rstrip("* ")) for line in lines) for column in range(len(header))]
+    return "\n".join(_line(line, widths, n_names) for line in lines)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], n_names: int) -> str:
     """Names to the left, numbers to the right; a star stands in the space between the columns."""
-    out = [cell.ljust(width) for cell, width in zip(cells[:2], widths[:2], strict=True)]
-    for cell, width in zip(cells[2:], widths[2:], strict=True):
+    out = [cell.ljust(width) for cell, width in zip(cells[:n_names], widths[:n_names], strict=True)]
+    for cell, width in zip(cells[n_names:], widths[n_names:], strict=True):
         number, star = cell.removesuffix("*"), "*" if cell.endswith("*") else " "
         out.append(number.rjust(width) + star)
     return "  ".join(out).rstrip()

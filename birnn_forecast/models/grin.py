@@ -221,7 +221,9 @@ class GRINModel(GapAwareModel):
 
     @property
     def _takes_other_components(self) -> bool:
-        return self.model_params["node_embedding_dim"] == 0 and self._graph_kind == "distance"
+        norm = self.model_params["use_reversible_instance_norm"]
+        learnt_one_by_one = isinstance(norm, dict) and norm.get("affine", False)
+        return self.model_params["node_embedding_dim"] == 0 and self._graph_kind == "distance" and not learnt_one_by_one
 
     def _check_components(self, series: TimeSeries) -> None:
         if not self._takes_other_components:

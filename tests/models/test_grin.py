@@ -2,15 +2,19 @@
 
 import copy
 import pickle
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from darts import TimeSeries
+from darts.utils.data.torch_datasets.training_dataset import TorchTrainingDataset
+from darts.utils.data.torch_datasets.utils import PLModuleInput
 from darts.utils.likelihood_models import QuantileRegression
 
 from birnn_forecast import GRINModel
+from birnn_forecast.models._module import GapAwareModule
 from birnn_forecast.nn.graph import distance_adjacency
 from birnn_forecast.nn.grin import StackedEncoder
 from birnn_forecast.nn.node_graph import EdgeWeights, Exchange, NodeGraph, send
@@ -18,6 +22,8 @@ from tests.conftest import make_model, make_series
 from tests.models.contract_helpers import add, assert_finite_weights, assert_same, change, differs, fitted
 
 recurrences = pytest.mark.parametrize("recurrence", ["stacked", "feedback"])
+# of the gates between the directions, not those of a cell
+GATE = re.compile(r"encoder\.gates|cross_gate")
 gates = pytest.mark.parametrize("kind", ["scalar", "vector"])
 
 # four stations: two near each other, one further off, one on the other side of the globe
@@ -48,11 +54,11 @@ def adjacency_of(model: GRINModel) -> torch.Tensor:
 def test_graph_of_distances():
     series = placed(gappy())
     model = grin(series, graph="distance")
-    expected = distance_adjacency(PLACES["latitude"], PLACES["longitude"], threshold=0)
+    expected = distance_adjacency(PLACES["latitude"], PLACES["longitude"], threshold=0.0)
     actual = adjacency_of(model)
     assert (actual[expected > 0.01] == expected[expected > 0.01]).all()
     assert actual[0, 1] > actual[0, 2] > 0.5
-    assert actual[0, 3] < 0.01
+    assert actual[0, 3] < 0.02
     assert (actual.diagonal() == 0).all()
     # by other names as well
     for names in (["lat", "lon"], ["Latitude", "lng"], ["LAT", "Long"]):
@@ -67,7 +73,7 @@ def test_graph_of_distances_needs_coordinates():
         ("there is no 'longitude'", placed(series, PLACES[["latitude"]])),
         ("needs the coordinates of each of the 4 components, got 1 row", series.with_static_covariates(PLACES[:1])),
         ("`latitude` must be given for every node in degrees", placed(series, PLACES * np.array([3, 1]))),
-        ("`longitude` must be given for every node", placed(series, PLACES.replace(151.2, np.nan).astype("float32"))),
+        ("`longitude` must be given for every node", placed(series, PLACES.where(PLACES < 100))),
     ]
     for message, wrong in cases:
         with pytest.raises(ValueError, match=message):
@@ -131,6 +137,7 @@ def test_graph_that_is_given(graph):
         ("`graph` must be one of 'distance', 'correlation', 'learned', None, got 'nearest'", "nearest"),
         ("`graph` must be a square matrix .* each of the 4 components, got shape", np.eye(3)),
         ("`graph` must be a square matrix", [[0, 1], [1, 0]]),
+        ("`graph` must be a matrix, or a list of edges", []),
         ("`graph` must be finite", np.full((4, 4), np.nan)),
         ("`graph` must be non-negative", -np.ones((4, 4))),
         ("`graph` must name components of the series .*, got 'x'", [("s0", "x")]),
@@ -160,7 +167,7 @@ def test_other_options_that_do_not_fit(message, options):
 
 
 @recurrences
-@pytest.mark.parametrize("graph", ["distance", "correlation", "learned", None, [[0]], []], ids=str)
+@pytest.mark.parametrize("graph", ["distance", "correlation", "learned", None, [[0]]], ids=str)
 def test_one_component_has_no_neighbours(recurrence, graph):
     series = placed(gappy(1))
     model = grin(series, graph=graph, recurrence=recurrence)
@@ -215,6 +222,7 @@ def test_without_a_graph_each_component_is_on_its_own(recurrence, norm):
         np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled")
 def test_large_graphs_are_sent_over_edge_by_edge():
     rng = np.random.default_rng(0)
     dense = torch.zeros(300, 300)
@@ -241,6 +249,7 @@ def test_large_graphs_are_sent_over_edge_by_edge():
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled")
 @pytest.mark.parametrize("node_embedding_dim", [0, 3])
 def test_many_components(node_embedding_dim):
     rng = np.random.default_rng(0)
@@ -257,11 +266,12 @@ def test_many_components(node_embedding_dim):
 # Directions
 
 
-def encoder(kind: str, cell="GRU") -> tuple[StackedEncoder, NodeGraph]:
+def encoder(kind: str) -> tuple[StackedEncoder, NodeGraph]:
     torch.manual_seed(0)
     graph = NodeGraph(3)
     graph.put(torch.ones(3, 3) - torch.eye(3))
-    return StackedEncoder(2, 4, 2, kind, 3, (1.0,), 3, **({"cell": cell} if cell != "GRU" else {})), graph
+    sizes = {"input_size": 2, "hidden_size": 4, "num_layers": 2, "message_size": 3, "n_nodes": 3}
+    return StackedEncoder(cell="GRU", cross_gate=kind, sharpness=(1.0,), own_maps=False, **sizes), graph
 
 
 def states_of(net: StackedEncoder, graph: NodeGraph, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -303,7 +313,7 @@ def test_closed_gates_are_two_separate_networks(recurrence, kind):
     gated = grin(series, cross_gate=kind, recurrence=recurrence)
     separate = grin(series, cross_gate="none", recurrence=recurrence)
     weights = gated.model.state_dict()
-    names = [name for name in weights if "gate" in name]
+    names = [name for name in weights if GATE.search(name)]
     assert names
     missing, unexpected = separate.model.load_state_dict({n: w for n, w in weights.items() if n not in names})
     assert not missing
@@ -324,7 +334,7 @@ def test_gates_cost_nothing_but_their_own_weights(recurrence, kind):
     for gate in ("none", kind):
         model = grin(gappy(), cross_gate=gate, recurrence=recurrence)
         counts.append({n: p.numel() for n, p in model.model.named_parameters()})
-    assert {name for name in counts[1] if name not in counts[0]} == {name for name in counts[1] if "gate" in name}
+    assert {name for name in counts[1] if name not in counts[0]} == {name for name in counts[1] if GATE.search(name)}
     assert {name: counts[1][name] for name in counts[0]} == counts[0]
 
 
@@ -343,8 +353,6 @@ def test_every_parameter_is_learnt(recurrence, likelihood):
         options = {"recurrence": recurrence, "graph": graph, "season_length": 12, "hidden_fc_sizes": [3]}
         model = make_model(GRINModel, n_epochs=2, activation="Tanh", likelihood=likelihood, **options)
         with pytest.MonkeyPatch.context() as patch:
-            from birnn_forecast.models._module import GapAwareModule
-
             patch.setattr(GapAwareModule, "on_after_backward", remember, raising=False)
             model.fit(placed(gappy()), past_covariates=covariates, future_covariates=covariates)
     assert len(names) > 20
@@ -368,8 +376,6 @@ def test_feedback_does_not_know_the_value_it_estimates():
     model = grin(gappy(2), recurrence="feedback", use_reversible_instance_norm=False)
     module = copy.deepcopy(model.model).eval()
     x = torch.tensor(series.values())[None].requires_grad_()
-    from darts.utils.data.torch_datasets.utils import PLModuleInput
-
     estimate = module.estimate(PLModuleInput(past_target=x), torch.ones_like(x, dtype=torch.bool))
     for t, i in ((0, 0), (5, 1), (11, 0)):
         (gradient,) = torch.autograd.grad(estimate[0, t, i, 0], x, retain_graph=True)
@@ -408,6 +414,18 @@ def test_other_components_are_imputed(traveller, components):
     # the model itself is still that of its own components
     assert traveller.model.n_targets == 4
     assert len(adjacency_of(traveller)) == 4
+
+
+@recurrences
+@pytest.mark.parametrize("norm", [False, {"prior": 2.0}], ids=str)
+def test_other_components_and_other_networks(recurrence, norm):
+    options = {"recurrence": recurrence, "use_reversible_instance_norm": norm}
+    model = grin(placed(gappy()), graph="distance", node_embedding_dim=0, **options)
+    series = placed(gappy(6, 50, seed=3, missing=0.3), NEW)
+    assert np.isfinite(model.impute(series).values()).all()
+    # trained on one component, there was no neighbour to hear from
+    model = grin(placed(gappy(1)), graph="distance", node_embedding_dim=0, **options)
+    assert np.isfinite(model.impute(series).values()).all()
 
 
 def test_other_components_and_an_empty_one(traveller):
@@ -465,7 +483,7 @@ def test_forward_fill_of_other_components_knows_nothing_of_what_comes(traveller)
 
 
 def test_others_are_refused_where_components_are_known(traveller):
-    with pytest.raises(ValueError, match="(?s)components|dimension"):
+    with pytest.raises(ValueError, match=r"components|dimension"):
         traveller.predict(4, placed(gappy(3)))
     with pytest.raises(ValueError, match="needs the components' coordinates"):
         traveller.impute(gappy(3))
@@ -473,6 +491,7 @@ def test_others_are_refused_where_components_are_known(traveller):
         {"graph": "distance", "node_embedding_dim": 3},
         {"graph": "correlation", "node_embedding_dim": 0},
         {"graph": None, "node_embedding_dim": 0},
+        {"graph": "distance", "node_embedding_dim": 0, "use_reversible_instance_norm": {"affine": True}},
     ):
         model = grin(placed(gappy()), use_static_covariates=False, **options)
         with pytest.raises(ValueError, match="must have the 4 components that the model was fitted on, got 3"):
@@ -525,11 +544,16 @@ def test_weights_of_a_model_with_a_matrix(tmp_path):
 @pytest.mark.parametrize("graph", ["correlation", "learned", GIVEN["frame"], None], ids=["c", "l", "f", "n"])
 def test_copies(graph):
     series = gappy()
-    model = grin(series, graph=graph)
-    full = model.impute(series)
+    model = make_model(GRINModel, graph=graph)
+    expected = model.untrained_model().fit(series).predict(3)
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert_same(twin.impute(series), full, rtol=0)
-    assert_same(model.untrained_model().fit(series).predict(3), model.predict(3))
+        assert_same(twin.fit(series).predict(3), expected)
+    # Darts leaves the weights out of a copied model; the module itself can be copied
+    fitted_model = model.fit(series)
+    module = copy.deepcopy(fitted_model.model)
+    full = fitted_model.impute(series)
+    fitted_model.model = pickle.loads(pickle.dumps(module))
+    assert_same(fitted_model.impute(series), full, rtol=0)
 
 
 @recurrences
@@ -548,19 +572,18 @@ def test_double_precision(recurrence):
 def test_fitted_on_a_dataset():
     series = gappy()
     model = make_model(GRINModel)
-    args = (None,) * 3
-    dataset = model._build_train_dataset([series], *args, None, 0, None)
+    dataset = model._build_train_dataset([series], None, None, None, None)
     model.fit_from_dataset(dataset)
     assert_same(model.impute(series), make_model(GRINModel).fit(series).impute(), rtol=0.05)
 
-    class Bare(torch.utils.data.Dataset):
+    class Bare(TorchTrainingDataset):
         def __len__(self):
             return len(dataset)
 
         def __getitem__(self, i):
             return dataset[i]
 
-    with pytest.raises(ValueError, match="attribute `series`|TorchTrainingDataset"):
+    with pytest.raises(ValueError, match="must have its series in the attribute `series`"):
         make_model(GRINModel).fit_from_dataset(Bare())
 
 

@@ -13,7 +13,8 @@ from darts.utils.likelihood_models import GaussianLikelihood, QuantileRegression
 
 from birnn_forecast import BiGRUModel, GRINModel, URNNModel
 from birnn_forecast.masks import interpolate, interpolate_seasonal, observed_mask
-from birnn_forecast.models._impute import device_of
+from birnn_forecast.models._impute import Source, device_of
+from birnn_forecast.models._imputing import _passes
 from tests.conftest import make_model, make_series, quiet_trainer
 from tests.models.contract_helpers import FUTURE, PAST, Recorder, add, assert_same, change, differs, fitted
 from tests.models.test_likelihoods import LIKELIHOODS, domain, series_for
@@ -289,7 +290,7 @@ def test_stride(model_class):
     fine, coarse = model.impute(series, stride=1), model.impute(series, stride=WINDOW)
     assert np.abs(fine.values() - coarse.values()).max() < 15
     assert differs(fine, coarse)  # windows overlap, and have a say
-    assert_same(model.impute(series), model.impute(series, stride=3))  # a quarter of the window
+    assert_same(model.impute(series), model.impute(series, stride=6))  # half of the window
     for stride in (0, 13, -1, 2.0, True):
         with pytest.raises(ValueError, match="`stride` must be"):
             model.impute(series, stride=stride)
@@ -679,6 +680,20 @@ def test_reconstruction(model_class):
     for n_passes in (1, 0, 2.0, True):
         with pytest.raises(ValueError, match="`n_passes` must be an integer >= 2"):
             model.reconstruct(series, n_passes=n_passes)
+
+
+@pytest.mark.parametrize("n_passes", [2, 3, 5])
+def test_each_value_is_hidden_once_and_never_all_of_a_step(n_passes):
+    values = gappy(30, 4).values()
+    gone = np.isnan(values)
+    first, *others = _passes(Source(values, gone), n_passes)
+    assert first.target is values
+    assert len(others) == n_passes
+    assert (sum(one.wanted.astype(int) for one in others) == ~gone).all()
+    for one in others:
+        assert np.isnan(one.target[one.wanted]).all()
+        assert (one.target == values)[~gone & ~one.wanted].all()
+        assert not one.wanted.all(axis=1).any()
 
 
 def test_reconstruction_finds_what_does_not_belong():
