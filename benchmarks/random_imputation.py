@@ -107,7 +107,7 @@ def covariate(rng: np.random.Generator, series: TimeSeries, width: int, dtype: t
     if not width:
         return None
     before, after = rng.integers(4, size=2)
-    values = rng.normal(size=(before + len(series) + after, width)).astype(dtype)
+    values: np.ndarray = rng.normal(size=(before + len(series) + after, width)).astype(dtype)
     values[rng.random(values.shape) < rng.choice([0.0, 0.2, 1.0], p=[0.5, 0.4, 0.1])] = np.nan
     start = series.start_time() - int(before) * series.freq
     if series.has_datetime_index:
@@ -123,9 +123,9 @@ def fit_one(seed: int) -> Fitted:
     cls = MODELS[seed % len(MODELS)]
     window, horizon = int(rng.choice([1, 2, 3, 5, 8, 12, 24, 48])), int(rng.integers(1, 5))
     components = int(rng.integers(1, 7))
-    dtype = rng.choice([np.float32, np.float32, np.float64])
+    dtype = (np.float32, np.float32, np.float64)[rng.integers(3)]
     level, scale = LEVELS[rng.integers(len(LEVELS))]
-    likelihood = rng.choice([None, None, "quantiles", "normal", "cauchy", "poisson"])
+    likelihood = (None, None, "quantiles", "normal", "cauchy", "poisson")[rng.integers(6)]
     if likelihood == "poisson":
         level, scale = 100.0, 10.0
     covariates = (int(rng.integers(1, 3)), 0) if rng.random() < 0.2 else (0, int(rng.integers(1, 3)))

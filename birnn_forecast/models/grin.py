@@ -46,7 +46,7 @@ class GRINModel(GapAwareModel):
     ----------
     model
         The recurrent cell of ``recurrence="stacked"``: "RNN", "GRU" or "LSTM". On a CPU, torch's LSTM is the faster one
-        at small batches. Default: "LSTM".
+        at small batches. Default: "GRU".
     graph
         Which components are neighbours: "distance" (of places, from the static covariates "latitude" and "longitude" in
         degrees; ``exp(-(d / sd)^2)`` of the great-circle distances), "correlation" (of the training series), "learned"
@@ -98,7 +98,7 @@ class GRINModel(GapAwareModel):
         input_chunk_length: int | tuple[int, int],
         output_chunk_length: int,
         output_chunk_shift: int = 0,
-        model: str = "LSTM",
+        model: str = "GRU",
         graph: str | Sequence | np.ndarray | None = "correlation",
         recurrence: str = "stacked",
         cross_gate: str = "vector",

@@ -14,6 +14,7 @@ from darts.utils.data.torch_datasets.utils import PLModuleInput
 from darts.utils.likelihood_models import QuantileRegression
 
 from birnn_forecast import GRINModel
+from birnn_forecast.losses import masked_loss
 from birnn_forecast.models._module import GapAwareModule
 from birnn_forecast.nn.graph import distance_adjacency
 from birnn_forecast.nn.grin import StackedEncoder
@@ -359,15 +360,25 @@ def test_every_parameter_is_learnt(recurrence, likelihood):
     assert not [name for name, reached in names.items() if not reached]
 
 
-def test_feedback_learns_from_every_observed_value():
-    # its estimate of a value does not know that value, so that all are labels; of the other network only hidden ones
-    series, validation = gappy(missing=0.0), gappy(seed=2, missing=0.0)
-    for recurrence, knows in (("feedback", False), ("stacked", True)):
-        model = grin(series, {"val_series": validation}, recurrence=recurrence, n_epochs=3)
-        network = model.model.network
-        assert network.sees_own_values is knows
-        assert np.isfinite(float(model.trainer.callback_metrics["val_imputation_loss"]))
-        assert_finite_weights(model)
+@pytest.mark.parametrize(("recurrence", "everything"), [("feedback", True), ("stacked", False)])
+def test_feedback_learns_from_every_observed_value(recurrence, everything, monkeypatch):
+    # its estimate of a value does not know that value; of the other network only hidden ones are labels
+    labels = []
+    monkeypatch.setattr(
+        "birnn_forecast.models._module.masked_loss",
+        lambda *args: labels.append(args[1]) or masked_loss(*args),
+    )
+    series = gappy(2, 28)
+    model = grin(series, recurrence=recurrence, batch_size=100, masking_rate=0.3)
+    assert model.model.network.sees_own_values is not everything
+    seen = torch.cat([~one.isnan() for one in labels if one.shape[1] == 12])[:13]
+    observed = ~torch.tensor(series.values()).isnan().unfold(0, 12, 1)[:13].transpose(1, 2)
+    shares = sorted(seen.float().mean(dim=(1, 2)).tolist()), sorted(observed.float().mean(dim=(1, 2)).tolist())
+    if everything:
+        assert shares[0] == pytest.approx(shares[1])
+    else:
+        assert 0 < sum(shares[0]) < 0.8 * sum(shares[1])
+    assert_finite_weights(model)
 
 
 def test_feedback_does_not_know_the_value_it_estimates():
@@ -416,8 +427,11 @@ def test_other_components_are_imputed(traveller, components):
     assert len(adjacency_of(traveller)) == 4
 
 
+own_norm = pytest.mark.xfail(raises=TypeError, strict=True, reason="Darts takes the options for its own norm's")
+
+
 @recurrences
-@pytest.mark.parametrize("norm", [False, {"prior": 2.0}], ids=str)
+@pytest.mark.parametrize("norm", [False, {"eps": 1e-3}, pytest.param({"prior": 2.0}, marks=own_norm)], ids=str)
 def test_other_components_and_other_networks(recurrence, norm):
     options = {"recurrence": recurrence, "use_reversible_instance_norm": norm}
     model = grin(placed(gappy()), graph="distance", node_embedding_dim=0, **options)
