@@ -178,7 +178,7 @@ class GapAwareModule(PLForecastingModule):
         if self.trainer.global_step or self.trainer.ckpt_path or not self.reconstructs or self.started:
             return
         self.started.fill_(True)
-        if not hasattr(self.network, "start_as_mixture"):
+        if getattr(self.network, "candidates", None) is None or self.network.step_head is None:
             return
         batches, windows = [], 0
         for batch in self.trainer.train_dataloader:
@@ -197,6 +197,9 @@ class GapAwareModule(PLForecastingModule):
             if windows >= MIXTURE_WINDOWS:
                 break
         self.network.start_as_mixture(batches)
+        # one start for all processes
+        for parameter in self.network.step_head.parameters():
+            parameter.data.copy_(self.trainer.strategy.broadcast(parameter.data))
 
     def _train_val_step(self, batch: TorchTrainingBatch, stage: ModuleStage, criterion, metrics) -> Tensor:
         x_in, training = self._cast(batch.to_module_input(stage=stage)), stage is ModuleStage.TRAIN
