@@ -107,8 +107,9 @@ class GapAwareModel(ImputingMixin, MixedCovariatesTorchModel):
         Number of time steps of a season, if there is one: gaps in the input chunk are then filled along it instead of
         by straight lines. Needed for ``skip="seasonal"``. Default: ``None``.
     masking_rate
-        Largest share of an input chunk that is hidden from the network in training: single values, blocks, blocks of
-        all components, or the gaps of other input chunks; a third of the input chunks stays whole. The network learns
+        Largest share of an input chunk that each of several patterns hides from the network in training: single
+        values, blocks, blocks of all components; the gaps of other input chunks come on top, and a third of the input
+        chunks stays whole. The network learns
         to do without, and to estimate what was hidden. Larger is more robust and slower to learn; 0 hides nothing.
         Default: 0.2.
     imputation_weight

@@ -13,7 +13,7 @@ from darts.utils.likelihood_models.torch import TorchLikelihood
 from tqdm import tqdm
 
 from birnn_forecast.data.windows import ONE_SIDED, UNSEEN, Blend, cut, gap_lengths, triangle, window_starts
-from birnn_forecast.losses import parameter_roles
+from birnn_forecast.losses import inverse_softplus, parameter_roles
 from birnn_forecast.masks import interpolate, interpolate_seasonal, next_observed, observed_mask, previous_observed
 from birnn_forecast.models._module import GapAwareModule
 
@@ -50,7 +50,7 @@ class Source:
 
 
 class Job(NamedTuple):
-    """A window of a source, and where the component shows nothing what its estimate starts from."""
+    """A window: of which source, and its first step."""
 
     source: int
     start: int
@@ -124,14 +124,14 @@ class WindowEstimator:
             known = source.target
             explained = np.zeros_like(known)
             if source.has_covariates:
-                explained = self._from_covariates(source, missing, stride)
+                explained = self._from_covariates(source, missing, stride)  # NaN far from long gaps
                 known = _moving_mean(source.target - explained, max(self.length // 2, 1))
             guide = self._bridge(known) + np.where(missing.all(axis=0), np.nan, 0.0) + explained
             guides.append(guide)
         return guides
 
     def _from_covariates(self, source: Source, missing: np.ndarray, stride: int) -> np.ndarray:
-        """Return what the covariates say by themselves in long gaps and about them, 0 elsewhere."""
+        """Return what the covariates say by themselves in long gaps and about them, NaN elsewhere."""
         reach = np.ones(2 * self.length + 1)
         long = (gap_lengths(missing) >= self.length).any(axis=1)
         near = np.convolve(long, reach, mode="same")[: len(long)] > 0
@@ -151,7 +151,7 @@ class WindowEstimator:
             for job, estimate in zip(batch, raw, strict=True):
                 blend.add(job.start, estimate, shape)
         central = central_value(blend.mean(), self.module)
-        return np.where(wanted, central, 0.0)
+        return np.where(wanted, central, np.nan)
 
     def _bridge(self, values: np.ndarray) -> np.ndarray:
         x = torch.as_tensor(values, dtype=torch.float64)[None]
@@ -168,9 +168,7 @@ class WindowEstimator:
             return estimate
         aim = cut(guide, np.array([start]), len(estimate))[0]
         blind = (seen == 0).all(axis=0) & ~np.isnan(aim).any(axis=0)
-        shift = np.where(blind, aim - central_value(estimate, self.module), 0.0)
-        locations = np.array([role == "location" for role in self.module.roles])
-        return estimate + shift[:, :, None] * locations
+        return moved_to(estimate, np.where(blind, aim, np.nan), self.module)
 
     def _run(
         self, sources: Sequence[Source], jobs: list[Job], guides: Sequence[np.ndarray | None]
@@ -231,7 +229,7 @@ class WindowEstimator:
 def central_value(raw: np.ndarray, module: GapAwareModule) -> np.ndarray:
     """Return the middle ``(time, components)`` of the distributions that raw parameters stand for.
 
-    The median of quantiles and of symmetric distributions, else the mean; the value itself without a likelihood.
+    The median of quantiles, the location where there is one, else the mean; the value itself without a likelihood.
     """
     likelihood = module.likelihood
     if likelihood is None:
@@ -246,6 +244,21 @@ def central_value(raw: np.ndarray, module: GapAwareModule) -> np.ndarray:
     x = torch.as_tensor(np.where(known[..., None], raw, 0.0))[None]
     mean = likelihood._distr_from_params(likelihood._params_from_output(x)).mean
     return np.where(known, mean[0].numpy().reshape(known.shape), np.nan)
+
+
+def moved_to(raw: np.ndarray, center: np.ndarray, module: GapAwareModule) -> np.ndarray:
+    """Return raw parameters whose central values are `center` where that is not NaN, as far as they have a location."""
+    likelihood = module.likelihood
+    locations = np.array([role == "location" for role in module.roles])
+    known = ~np.isnan(center)
+    if likelihood is not None and likelihood.type in (LikelihoodType.Poisson, LikelihoodType.NegativeBinomial):
+        # their location passes through a softplus
+        aim = inverse_softplus(torch.as_tensor(np.where(known, center, 1.0))).numpy()
+        return np.where(known[..., None] & locations, aim[..., None], raw)
+    if not locations.any():
+        return raw
+    shift = np.where(known, center - central_value(raw, module), 0.0)
+    return raw + np.nan_to_num(shift)[..., None] * locations
 
 
 def draw_samples(raw: np.ndarray, likelihood: TorchLikelihood, n: int) -> np.ndarray:

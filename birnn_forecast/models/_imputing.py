@@ -1,6 +1,6 @@
 """What a user calls: ``impute`` and ``reconstruct``."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -9,7 +9,7 @@ from darts import TimeSeries
 from darts.utils.torch import random_method
 from darts.utils.ts_utils import series2seq
 
-from birnn_forecast.models._calibration import best_mixtures, mixed, references, transplanted
+from birnn_forecast.models._calibration import best_mixtures, mixed, references, spread, transplanted
 from birnn_forecast.models._checks import check_integer, check_series
 from birnn_forecast.models._impute import (
     Source,
@@ -19,6 +19,7 @@ from birnn_forecast.models._impute import (
     device_of,
     draw_samples,
     likelihood_parameters,
+    moved_to,
     wanted_values,
 )
 from birnn_forecast.models._module import GapAwareModule
@@ -69,7 +70,7 @@ class ImputingMixin(Base):
             As in ``predict``; they must cover `series`, and may have gaps of their own.
         num_samples
             With a likelihood: number of samples of each missing value. 1 gives the middle of its distribution (the
-            median of quantiles and of symmetric distributions, else the mean).
+            median of quantiles, the location where there is one, else the mean).
         predict_likelihood_parameters
             Whether to return the parameters of the likelihood, named as in ``predict``. Where a value was observed,
             every quantile and the location are that value and the scale is 0; the parameters of other distributions
@@ -90,7 +91,9 @@ class ImputingMixin(Base):
         calibrate
             Whether to measure on each series how far the model is to be trusted: the series' gaps are transplanted to
             where it is observed, and the mixture of the model's estimate with simple interpolations of the whole
-            series which is best there (by length of the gap) fills the gaps. Takes twice as long. Default: ``True``.
+            series which is best there (by length of the gap) fills the gaps. On the series that the model was fitted
+            on this flatters the model. Likelihoods without a location (Gamma, Beta, ...) stay as they are. Takes twice
+            as long. Default: ``True``.
 
         Returns
         -------
@@ -138,7 +141,8 @@ class ImputingMixin(Base):
 
         The series is gone through `n_passes` times, each time with another of every `n_passes` steps hidden (steps
         shifted from component to component), before anything is computed from it: no estimate knows its own value.
-        What differs much from its estimate is an anomaly; estimates of missing values are as in :meth:`impute`.
+        What differs much from its estimate is an anomaly; missing values are estimated, too, as by :meth:`impute` with
+        ``calibrate=False``.
 
         Parameters
         ----------
@@ -165,11 +169,10 @@ random_state, verbose
         results = []
         for i, one in enumerate(targets):
             whole = self._sources([one], past[i : i + 1], future[i : i + 1], [np.isnan(one.values(copy=False))])[0]
-            passes = _passes(whole, n_passes)
-            raws = self._estimates([one] * len(passes), passes, stride, batch_size, verbose)
-            raw = raws[0]
-            for other in raws[1:]:
-                raw = np.where(np.isnan(other), raw, other)
+            raw = np.full((*whole.target.shape, len(self.model.roles)), np.nan)
+            for source in _passes(whole, n_passes):
+                found = self._estimates([one], [source], stride, batch_size, verbose)[0]
+                raw[source.wanted] = found[source.wanted]
             nothing = one.with_values(np.full_like(one.values(), np.nan))
             results.append(self._filled(nothing, raw, num_samples, predict_likelihood_parameters))
         return results[0] if single else results
@@ -205,23 +208,23 @@ random_state, verbose
             trials.append(replace(source, target=np.where(hidden, np.nan, source.target), wanted=hidden))
         guesses = self._estimates(targets, trials, max(self.input_chunk_length // 2, 1), batch_size, verbose)
         season = self.model_params["season_length"]
-        locations = np.array([role == "location" for role in self.model.roles])
         groups = slice(None) if self.model.network.mixes_components else None
         out = []
         for source, trial, raw, guess in zip(sources, trials, raws, guesses, strict=True):
             estimate, guessed = central_value(raw, self.model), central_value(guess, self.model)
             before, after = references(trial.target, season), references(source.target, season)
             columns = [groups] if groups is not None else [slice(i, i + 1) for i in range(estimate.shape[1])]
-            shift = np.zeros_like(estimate)
+            center = estimate.copy()
+            scale = spread(source.target)  # components of different units have equal say
             for c in columns:
                 missing = np.isnan(trial.target[:, c]), np.isnan(source.target[:, c])
-                guesses_c = np.concatenate([guessed[None, :, c], before[:, :, c]])
-                shares = best_mixtures(source.target[:, c], trial.wanted[:, c], missing[0], guesses_c)
+                guesses_c = np.concatenate([guessed[None, :, c], before[:, :, c]]) / scale[c]
+                shares = best_mixtures(source.target[:, c] / scale[c], trial.wanted[:, c], missing[0], guesses_c)
                 estimates_c = np.concatenate([estimate[None, :, c], after[:, :, c]])
-                shift[:, c] = mixed(shares, missing[1], estimates_c) - estimate[:, c]
+                center[:, c] = mixed(shares, missing[1], estimates_c)
             # nothing to interpolate in a component without observations
-            shift = np.where(np.isnan(source.target).all(axis=0), 0.0, shift)
-            out.append(raw + shift[:, :, None] * locations)
+            moved = source.wanted & ~np.isnan(source.target).all(axis=0)
+            out.append(moved_to(raw, np.where(moved, center, np.nan), self.model))
         return out
 
     def _check_can_impute(self, num_samples: int, predict_likelihood_parameters: bool) -> None:
@@ -346,7 +349,6 @@ random_state, verbose
         """Return the raw parameters of what is wanted of each source; without a stride, from windows that end there."""
         if batch_size is not None:
             check_integer("batch_size", batch_size)
-        self.model.to(device_of(self.trainer_params))
         return self._run_module(self.model, sources, stride, batch_size, verbose)
 
     def _run_module(
@@ -359,7 +361,12 @@ random_state, verbose
     ) -> list[np.ndarray]:
         season = self.model_params["season_length"]
         estimator = WindowEstimator(module, season, batch_size or self.batch_size, bool(verbose))
-        return estimator.estimate_forward(sources) if stride is None else estimator.estimate(sources, stride)
+        home = module.device
+        module.to(device_of(self.trainer_params))
+        try:
+            return estimator.estimate_forward(sources) if stride is None else estimator.estimate(sources, stride)
+        finally:
+            module.to(home)
 
     def _stride(self, stride: int | None) -> int:
         if stride is None:
@@ -402,14 +409,19 @@ def _check_width(name: str, covariates: TimeSeries | None, shape: tuple[int, ...
         raise ValueError(f"`{name}` must have {shape[1]} components as in training, got {covariates.n_components}.")
 
 
-def _passes(whole: Source, n_passes: int) -> list[Source]:
-    """Return the source for its missing values, and one for each share of its observed ones, hidden."""
+def _passes(whole: Source, n_passes: int) -> Iterator[Source]:
+    """Yield the source for its missing values, and one for each share of its observed ones, hidden.
+
+    In each run of `n_passes` steps, every pass hides another one, in an order drawn for each run and component: no
+    phase of a season is hidden as a whole.
+    """
     missing = np.isnan(whole.target)
-    steps, components = np.indices(missing.shape)
-    passes = [whole]
+    runs = -(-len(missing) // n_passes)
+    order = np.random.default_rng(0).permuted(
+        np.tile(np.arange(n_passes)[:, None], (runs, 1, missing.shape[1])), axis=1
+    )
+    number_of = order.reshape(-1, missing.shape[1])[: len(missing)]
+    yield whole
     for number in range(n_passes):
-        hidden = ((steps + components) % n_passes == number) & ~missing
-        target = np.where(hidden, np.nan, whole.target)
-        rest = (whole.past_covariates, whole.future_covariates, whole.static_covariates)
-        passes.append(Source(target, hidden, *rest))
-    return passes
+        hidden = (number_of == number) & ~missing
+        yield replace(whole, target=np.where(hidden, np.nan, whole.target), wanted=hidden)

@@ -9,6 +9,7 @@ from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
 from darts.utils.data.torch_datasets.utils import ModuleStage, PLModuleInput, PLModuleOutput, TorchTrainingBatch
 from darts.utils.torch import MonteCarloDropout
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from birnn_forecast.losses import denormalise, initial_offsets, masked_loss, parameter_roles, update_metrics
 from birnn_forecast.masks import fill, hide, masked_mean, observed_mask
@@ -60,11 +61,13 @@ class GapAwareModule(PLForecastingModule):
     def __init__(
         self, masking_rate: float, imputation_weight: float, network: str, network_params: dict[str, Any], **kwargs
     ):
-        super().__init__(**kwargs)
+        options = kwargs.get("use_reversible_instance_norm", False)
+        # Darts would hand the options to its own normalisation
+        super().__init__(**kwargs | {"use_reversible_instance_norm": bool(options) or isinstance(options, dict)})
+        self.use_reversible_instance_norm = options
         self.rin: Any
-        # Darts' RINorm turns a window with one NaN into NaN
+        # ... which turns a window with one NaN into NaN
         if self.rin is not None:
-            options = self.use_reversible_instance_norm
             self.rin = NETWORKS[network].Norm(self.n_targets, **(options if isinstance(options, dict) else {}))
         self.masking_rate, self.imputation_weight = masking_rate, imputation_weight
         self.started: Tensor
@@ -181,7 +184,10 @@ class GapAwareModule(PLForecastingModule):
         if getattr(self.network, "candidates", None) is None or self.network.step_head is None:
             return
         batches, windows = [], 0
-        for batch in self.trainer.train_dataloader:
+        used: Any = self.trainer.train_dataloader
+        # a loader of its own: the trainer's may be read once
+        loader = DataLoader(used.dataset, used.batch_size or 1, shuffle=True, collate_fn=used.collate_fn)
+        for batch in loader:
             x_in = self._cast(self.transfer_batch_to_device(batch, self.device, 0).to_module_input(ModuleStage.TRAIN))
             observed = observed_mask(x_in.past_target)
             visible = hide(observed, self.masking_rate, self.network.whole)
@@ -206,8 +212,8 @@ class GapAwareModule(PLForecastingModule):
         observed = visible = observed_mask(x_in.past_target)
         if self.reconstructs:
             covariates = x_in.past_covariates is not None or x_in.historic_future_covariates is not None
-            seed = None if training else VALIDATION_SEED
-            visible = hide(observed, self.masking_rate, self.network.whole, covariates, seed)
+            whole, seed = (self.network.whole, None) if training else (0.0, VALIDATION_SEED)
+            visible = hide(observed, self.masking_rate, whole, covariates, seed)
         reading = self._read(x_in, visible if training else observed)
         output = PLModuleOutput(prediction=self._forecast(reading))
         loss = self._compute_loss(output, batch.future_target, criterion, batch.sample_weight)

@@ -15,7 +15,6 @@ from darts.utils.ts_utils import series2seq
 from birnn_forecast.masks import masked_mean, masked_var
 from birnn_forecast.models._base import GapAwareModel
 from birnn_forecast.models._checks import check_choice, check_integer
-from birnn_forecast.models._impute import device_of
 from birnn_forecast.models._module import GapAwareModule
 from birnn_forecast.models._params import TorchModelParams
 from birnn_forecast.nn.graph import MIN_SHARED_STEPS, check_adjacency, distance_adjacency, edge_list_adjacency
@@ -39,8 +38,9 @@ class GRINModel(GapAwareModel):
     ``graph=None`` leaves the second for any series; ``cross_gate="none"`` the first, with two directions that do not
     know of each other.
 
-    The same weights serve all nodes. It imputes, reconstructs and forecasts; series may have gaps: NaN in target or
-    covariates is an ordinary input.
+    Recurrences and heads are shared by all nodes; where nodes are few and differ in what they measure (any graph but
+    "distance"), each also has maps of its own. It imputes, reconstructs and forecasts; series may have gaps: NaN in
+    target or covariates is an ordinary input.
 
     Parameters
     ----------
@@ -120,13 +120,18 @@ class GRINModel(GapAwareModel):
     ):
         super().__init__()
         self._nodes: Nodes | None = None
-        self._components: list[str] | None = None
+        self._components: list[Any] | None = None
 
     def _check_params(self, params: dict[str, Any]) -> None:
         super()._check_params(params)
         graph = params["graph"]
         if graph is None or isinstance(graph, str):
             check_choice("graph", graph, GRAPHS)
+        elif not isinstance(params["graph"], Sequence | np.ndarray | pd.DataFrame | torch.Tensor):
+            raise ValueError(
+                f"`graph` must be one of {', '.join(map(repr, GRAPHS))}, a matrix or a list of edges, "
+                f"got {params['graph']!r}."
+            )
         check_choice("recurrence", params["recurrence"], RECURRENCES)
         check_choice("cross_gate", params["cross_gate"], CROSS_GATES)
         check_integer("node_embedding_dim", params["node_embedding_dim"], minimum=0)
@@ -204,7 +209,12 @@ class GRINModel(GapAwareModel):
             adjacency = torch.where(adjacency >= threshold, adjacency, 0.0).fill_diagonal_(0.0)
         elif kind == "given":
             adjacency = given_graph(graph, series[0])
-        self._components = [str(name) for name in series[0].components]
+        self._components = self._names_and_places(series[0])
+        if kind is not None and any(self._names_and_places(one) != self._components for one in series):
+            raise ValueError(
+                "All of `series` must have the same components, at the same places, to share a graph: fit with "
+                "`graph=None`, or a model for each."
+            )
         return Nodes(mean, scale, adjacency, correlation)
 
     def _distances(self, series: TimeSeries) -> torch.Tensor:
@@ -213,6 +223,13 @@ class GRINModel(GapAwareModel):
         if self.model_params["recurrence"] == "stacked" and series.n_components <= FEW_NODES:
             threshold = FAINT
         return distance_adjacency(places["latitude"], places["longitude"], threshold)
+
+    def _names_and_places(self, series: TimeSeries) -> list[Any]:
+        """Return what tells the components from others."""
+        names: list[Any] = [str(name) for name in series.components]
+        if self._graph_kind == "distance":
+            names += [place.tolist() for place in _coordinates(series).values()]
+        return names
 
     @property
     def _ckpt_skipped_params(self) -> list[str]:
@@ -237,7 +254,6 @@ class GRINModel(GapAwareModel):
     def _estimates(self, targets, sources, stride, batch_size, verbose):
         if not self._takes_other_components:
             return super()._estimates(targets, sources, stride, batch_size, verbose)
-        self.model.to(device_of(self.trainer_params))
         out = []
         for one, source in zip(targets, sources, strict=True):
             module = self._module_for(one, None if stride is None else source.target)
@@ -246,9 +262,13 @@ class GRINModel(GapAwareModel):
 
     def _module_for(self, series: TimeSeries, values: np.ndarray | None) -> GapAwareModule:
         """Return the module with the graph of the series' components, and the levels of `values` if they are others."""
-        if [str(name) for name in series.components] == self._components:
+        if self._names_and_places(series) == self._components:
             return self.model
-        module = copy.deepcopy(self.model)
+        trainer, self.model._trainer = self.model._trainer, None
+        try:
+            module = copy.deepcopy(self.model)  # without what the trainer holds
+        finally:
+            self.model._trainer = trainer
         values = np.full((1, series.n_components), np.nan) if values is None else values.astype(np.float64)
         mean, scale = level_and_scale(values)
         if module.rin is not None:
@@ -259,7 +279,7 @@ class GRINModel(GapAwareModel):
             mean = torch.where(nothing, pooled[0].cpu(), mean)
             scale = torch.where(nothing, pooled[1].cpu(), scale)
         Nodes(mean, scale, self._distances(series), torch.eye(series.n_components)).put_into(module)
-        return module.to(self.model.device)
+        return module
 
 
 @dataclass
@@ -306,7 +326,11 @@ def pairwise_correlation(values: np.ndarray) -> torch.Tensor:
     with np.errstate(invalid="ignore", divide="ignore"):
         table = pd.DataFrame(values).corr(min_periods=MIN_SHARED_STEPS).fillna(0.0).to_numpy(copy=True)
     np.fill_diagonal(table, 1.0)
-    return torch.as_tensor(table, dtype=torch.float32)
+    # pairs that saw different steps may contradict each other: the nearest matrix that a distribution can have
+    values, vectors = np.linalg.eigh(table)
+    table = (vectors * np.maximum(values, 1e-6)) @ vectors.T
+    scale = np.sqrt(np.diag(table))
+    return torch.as_tensor(table / np.outer(scale, scale), dtype=torch.float32)
 
 
 def given_graph(graph: Any, series: TimeSeries) -> torch.Tensor:

@@ -120,6 +120,10 @@ class Candidates(nn.Module):
     def _kriging(self, x: Tensor, observed: Tensor, correlation: Tensor) -> Tensor:
         """Return each node's mean given the others at the same time: ``x - (P x) / diag(P)``, `P` the precision."""
         assert self.own_variance is not None
-        noise = torch.where(observed, softplus(self.own_variance) + 0.01, 1e3)  # nothing is known of what is missing
-        precision = torch.linalg.inv(correlation + torch.diag_embed(noise))
-        return x - (precision @ x[..., None])[..., 0] / torch.diagonal(precision, dim1=-2, dim2=-1)
+        dtype = torch.promote_types(x.dtype, torch.float32)  # no inverse in half precision
+        with torch.autocast(x.device.type, enabled=False):
+            variance = softplus(self.own_variance.to(dtype)) + 0.01
+            noise = torch.where(observed, variance, 1e3)  # nothing is known of what is missing
+            precision = torch.linalg.inv(correlation.to(dtype) + torch.diag_embed(noise))
+            rest = (precision @ x.to(dtype)[..., None])[..., 0] / torch.diagonal(precision, dim1=-2, dim2=-1)
+        return x - rest.to(x.dtype)

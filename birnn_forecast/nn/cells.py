@@ -87,7 +87,8 @@ class FeedbackGRIN(nn.Module):
     3. filled again, ``v = m x + (1 - m) x2``; next state by a :class:`DiffusionGRU` of ``[v; m; u]``.
 
     All maps have a bias. The output is a network of both representations, the mask and the node's embedding. No
-    estimate and no output at a step and node depends on the value observed there, so each observation is a label.
+    estimate and no output at a step and node depends on the value observed there (a window's normalisation apart), so
+    each observation is a label.
 
     Parameters
     ----------

@@ -84,7 +84,7 @@ class StackedEncoder(nn.Module):
         padded = torch.compiler.is_compiling() or bool(start.any())
         valid = valid_steps(start, len(f)).T[:, :, None, None].to(x.dtype) if padded else None
         adjacency = None if graph is None else graph()
-        large = is_large(f, self.forwards[0].rnn.hidden_size)
+        large = is_large(f, self.state_size // 2)
         for number in range(len(self.forwards)):
             inputs = (number, f, b, context, start if padded else None, valid, adjacency)
             f, b = checkpoint(self._layer, *inputs, use_reentrant=False) if large else self._layer(*inputs)

@@ -76,6 +76,7 @@ class EdgeWeights(nn.Module):
 
     def forward(self, adjacency: Float[Tensor, "nodes nodes"]) -> list[Tensor]:
         """Return the weights of each head, ``(nodes, nodes)``; sparse for a large graph of few edges."""
+        adjacency = adjacency / adjacency.max().clamp(min=1.0)  # large weights to their powers would overflow
         if _worth_sparse(adjacency):
             edges = adjacency.to_sparse().coalesce()
             log = edges.values().log()

@@ -427,11 +427,8 @@ def test_other_components_are_imputed(traveller, components):
     assert len(adjacency_of(traveller)) == 4
 
 
-own_norm = pytest.mark.xfail(raises=TypeError, strict=True, reason="Darts takes the options for its own norm's")
-
-
 @recurrences
-@pytest.mark.parametrize("norm", [False, {"eps": 1e-3}, pytest.param({"prior": 2.0}, marks=own_norm)], ids=str)
+@pytest.mark.parametrize("norm", [False, {"eps": 1e-3}, {"prior": 2.0}], ids=str)
 def test_other_components_and_other_networks(recurrence, norm):
     options = {"recurrence": recurrence, "use_reversible_instance_norm": norm}
     model = grin(placed(gappy()), graph="distance", node_embedding_dim=0, **options)
