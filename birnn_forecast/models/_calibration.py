@@ -23,15 +23,15 @@ SEASONS_OF_SEASONS = 7
 def transplanted(missing: np.ndarray) -> np.ndarray:
     """Return the gaps of ``(time, components)`` moved to where values are observed, False where nothing is hidden.
 
-    They are moved, all together and around the end, by that of a few distances which hides most; a component of which
-    more than half would be hidden is left alone.
+    They are moved, all together and around the end, by that of a few distances which hides most, but no more than half
+    of a component: what comes after is left alone.
     """
     steps = len(missing)
     best = np.zeros_like(missing)
     most = (~missing).sum(axis=0) // 2
     for part in (0.5, 0.37, 0.62, 0.21, 0.79):
         hidden = np.roll(missing, max(int(part * steps), 1), axis=0) & ~missing
-        hidden = hidden & (hidden.sum(axis=0) <= most)
+        hidden = hidden & (hidden.cumsum(axis=0) <= most)
         if hidden.sum() > best.sum():
             best = hidden
     return best
