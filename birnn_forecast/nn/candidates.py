@@ -124,6 +124,19 @@ class Candidates(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             variance = softplus(self.own_variance.to(dtype)) + 0.01
             noise = torch.where(observed, variance, 1e3)  # nothing is known of what is missing
-            precision = torch.linalg.inv(correlation.to(dtype) + torch.diag_embed(noise))
+            precision = inverse(correlation.to(dtype) + torch.diag_embed(noise))
             rest = (precision @ x.to(dtype)[..., None])[..., 0] / torch.diagonal(precision, dim1=-2, dim2=-1)
         return x - rest.to(x.dtype)
+
+
+def inverse(matrix: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
+    """Return the inverse of positive definite matrices."""
+    if not torch.compiler.is_compiling():
+        return torch.linalg.inv(matrix)
+    # ONNX has no inverse: the same by Gauss-Jordan elimination, which needs no pivoting here
+    units = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    for k, unit in enumerate(units):
+        pivot = matrix[..., k : k + 1, k : k + 1]
+        row, column = matrix[..., k : k + 1, :] / pivot, matrix[..., :, k : k + 1]
+        matrix = matrix - column * row + unit[:, None] * row - column / pivot * unit + unit[:, None] * unit / pivot
+    return matrix

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from birnn_forecast import masks
-from birnn_forecast.nn.candidates import Candidates
+from birnn_forecast.nn.candidates import Candidates, inverse
 from birnn_forecast.nn.mixing import MixingHead, least_absolute
 from birnn_forecast.nn.node_graph import EdgeWeights, Exchange, NeighboursMean, NodeGraph, send
 
@@ -126,3 +126,11 @@ def test_least_absolute_errors_shrug_off_outliers():
     y = x @ torch.tensor([0.3, -0.7], dtype=torch.float64)
     y[:60] += 100
     np.testing.assert_allclose(least_absolute(x, y).numpy(), [0.3, -0.7], atol=0.02)
+
+
+def test_the_inverse_for_export_is_the_inverse(monkeypatch):
+    x = torch.randn(3, 5, 8, 6, dtype=torch.float64)
+    matrix = x.mT @ x + 0.1 * torch.eye(6, dtype=torch.float64)
+    expected = inverse(matrix)
+    monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)
+    torch.testing.assert_close(inverse(matrix), expected)
