@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -13,6 +13,7 @@ sizes = st.tuples(st.integers(1, 60), st.integers(1, 20)).flatmap(
 )
 
 
+@settings(deadline=None)
 @given(sizes)
 def test_windows_cover_every_step_and_end_with_the_series(size):
     n_steps, length, stride = size
@@ -43,6 +44,7 @@ def test_window_starts(n_steps, length, stride, starts):
     assert window_starts(n_steps, length, stride).tolist() == starts
 
 
+@settings(deadline=None)
 @given(sizes)
 def test_cut_holds_the_series_and_nothing_before_it(size):
     n_steps, length, stride = size
@@ -77,6 +79,7 @@ def test_triangle(length, weights):
     np.testing.assert_allclose(triangle(length), weights)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 50))
 def test_triangle_is_positive_symmetric_and_highest_in_the_middle(length):
     weights = triangle(length)
@@ -108,6 +111,7 @@ def test_blend_leaves_the_padding_out():
     np.testing.assert_allclose(blend.mean(), values[2:])
 
 
+@settings(deadline=None)
 @given(sizes, st.integers(0, 99))
 def test_blend_is_the_weighted_mean_of_all_windows(size, seed):
     n_steps, length, stride = size
@@ -137,6 +141,7 @@ def test_what_agrees_stays_as_it_is_at_any_scale():
     np.testing.assert_allclose(blend.mean(), value, rtol=1e-14)
 
 
+@settings(deadline=None)
 @given(hnp.arrays(bool, st.tuples(st.integers(1, 20), st.integers(1, 3))))
 def test_gap_lengths_equal_the_loop(missing):
     lengths = gap_lengths(missing)
