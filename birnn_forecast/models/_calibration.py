@@ -13,7 +13,9 @@ from birnn_forecast.masks import by_phase, by_time, interpolate, interpolate_sea
 
 # gaps are told apart by their length in steps, up to these and above; with fewer values than that in one, all are one
 LENGTHS = (2, 6, 24)
-ENOUGH, AT_MOST = 50, 20_000
+ENOUGH, MANY, AT_MOST = 50, 1000, 20_000
+# shares of the series by which gaps are moved
+SHIFTS = (0.5, 0.37, 0.62, 0.21, 0.79, 0.29, 0.71, 0.13, 0.87)
 # each round gives one part of the mixture to the estimate that improves it most
 ROUNDS = 20
 # days of a week, hours' season being a day; harmless elsewhere
@@ -23,18 +25,20 @@ SEASONS_OF_SEASONS = 7
 def transplanted(missing: np.ndarray) -> np.ndarray:
     """Return the gaps of ``(time, components)`` moved to where values are observed, False where nothing is hidden.
 
-    They are moved, all together and around the end, by that of a few distances which hides most, but no more than half
-    of a component: what comes after is left alone.
+    They are moved, all together and around the end, by one distance after another until enough is hidden to tell by,
+    but no more than half of a component: what comes after is left alone.
     """
-    steps = len(missing)
-    best = np.zeros_like(missing)
+    hidden = np.zeros_like(missing)
     most = (~missing).sum(axis=0) // 2
-    for part in (0.5, 0.37, 0.62, 0.21, 0.79):
-        hidden = np.roll(missing, max(int(part * steps), 1), axis=0) & ~missing
-        hidden = hidden & (hidden.cumsum(axis=0) <= most)
-        if hidden.sum() > best.sum():
-            best = hidden
-    return best
+    for part in SHIFTS:
+        moved = np.roll(missing, max(int(part * len(missing)), 1), axis=0) & ~missing
+        # a gap beside one that is hidden already would be one longer gap
+        apart = ~(hidden | np.roll(hidden, 1, axis=0) | np.roll(hidden, -1, axis=0))
+        together = hidden | (moved & apart)
+        hidden = together & (together.cumsum(axis=0) <= most)
+        if hidden.sum() >= MANY:
+            break
+    return hidden
 
 
 def spread(values: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from darts.utils.likelihood_models.base import LikelihoodType
 from darts.utils.likelihood_models.torch import TorchLikelihood
 from tqdm import tqdm
 
-from birnn_forecast.data.windows import ONE_SIDED, UNSEEN, Blend, cut, gap_lengths, triangle, window_starts
+from birnn_forecast.data.windows import Blend, cut, gap_lengths, gap_starts, say, triangle, window_starts
 from birnn_forecast.losses import inverse_softplus, parameter_roles
 from birnn_forecast.masks import interpolate, interpolate_seasonal, next_observed, observed_mask, previous_observed
 from birnn_forecast.models._module import GapAwareModule
@@ -83,15 +83,16 @@ class WindowEstimator:
         jobs = [
             Job(i, int(start))
             for i, source in enumerate(sources)
-            for start in window_starts(len(source.target), self.length, stride)
+            for start in self._starts(source.target, stride)
             if source.wanted[max(start, 0) : start + self.length].any()
         ]
         blends = [Blend((*source.target.shape, self.n_parameters)) for source in sources]
         shape = triangle(self.length)[:, None]
-        for batch, raw, sides in self._run(sources, jobs, guides):
-            for job, estimate, seen in zip(batch, raw, sides, strict=True):
-                estimate = self._follow_guide(estimate, seen, sources[job.source], guides[job.source], job.start)
-                blends[job.source].add(job.start, estimate, shape * np.choose(seen, (UNSEEN, ONE_SIDED, 1.0)))
+        for batch, raw, steps in self._run(sources, jobs, guides):
+            for job, estimate, (before, after) in zip(batch, raw, steps, strict=True):
+                unseen = (before < 0).all(axis=0) & (after < 0).all(axis=0)
+                estimate = self._follow_guide(estimate, unseen, sources[job.source], guides[job.source], job.start)
+                blends[job.source].add(job.start, estimate, shape * say(before, after))
         return [_only(blend.mean(), source.wanted) for blend, source in zip(blends, sources, strict=True)]
 
     def estimate_forward(self, sources: Sequence[Source]) -> list[np.ndarray]:
@@ -107,6 +108,10 @@ class WindowEstimator:
             for job, estimate in zip(batch, raw, strict=True):
                 raws[job.source][job.start + self.length - 1] = estimate[-1]
         return [_only(raw, source.wanted) for raw, source in zip(raws, sources, strict=True)]
+
+    def _starts(self, target: np.ndarray, stride: int) -> np.ndarray:
+        regular = window_starts(len(target), self.length, stride)
+        return np.union1d(regular, gap_starts(np.isnan(target), self.length, stride))
 
     def _guides(self, sources: Sequence[Source], stride: int) -> list[np.ndarray | None]:
         """Return for each series a value for every step, for the windows that show nothing of a component.
@@ -161,19 +166,23 @@ class WindowEstimator:
         return interpolate(x, observed)[0].numpy()
 
     def _follow_guide(
-        self, estimate: np.ndarray, seen: np.ndarray, source: Source, guide: np.ndarray | None, start: int
+        self, estimate: np.ndarray, unseen: np.ndarray, source: Source, guide: np.ndarray | None, start: int
     ) -> np.ndarray:
         """Put the guide in where a component shows nothing and covariates have had their say in it already."""
         if guide is None or not source.has_covariates:
             return estimate
         aim = cut(guide, np.array([start]), len(estimate))[0]
-        blind = (seen == 0).all(axis=0) & ~np.isnan(aim).any(axis=0)
+        blind = unseen & ~np.isnan(aim).any(axis=0)
         return moved_to(estimate, np.where(blind, aim, np.nan), self.module)
 
     def _run(
         self, sources: Sequence[Source], jobs: list[Job], guides: Sequence[np.ndarray | None]
     ) -> Iterator[tuple[list[Job], np.ndarray, np.ndarray]]:
-        """Yield batches of windows with their raw parameters, and on how many sides each step sees an observation."""
+        """Yield batches of windows with their raw parameters, and the steps to the observations on either side.
+
+        These are ``(window, 2, time, components)``: to the one before (or at) each step and to the one after, negative
+        if there is none.
+        """
         module = self.module
         was_training = module.training
         module.eval()
@@ -185,8 +194,16 @@ class WindowEstimator:
                     x_in, guide = self._windows(sources, batch, guides)
                     visible = observed_mask(x_in.past_target)
                     raw = module.estimate(x_in, visible, guide)
-                    sides = (previous_observed(visible) >= 0).long() + (next_observed(visible) < self.length).long()
-                    yield batch, raw.double().cpu().numpy(), sides.cpu().numpy()
+                    time = torch.arange(self.length, device=visible.device)[None, :, None]
+                    before, after = previous_observed(visible), next_observed(visible)
+                    steps = torch.stack(
+                        [
+                            torch.where(before >= 0, time - before, -1),
+                            torch.where(after < self.length, after - time, -1),
+                        ],
+                        dim=1,
+                    )
+                    yield batch, raw.double().cpu().numpy(), steps.cpu().numpy()
         finally:
             module.train(was_training)
 

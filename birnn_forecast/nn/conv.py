@@ -61,4 +61,4 @@ class CNNEncoder(nn.Module):
         for convolution, dropout in zip(self.convolutions, self.dropouts, strict=True):
             x = convolution(torch.where(valid, x, 0.0).transpose(1, 2)).transpose(1, 2)
             x = dropout(self.activation(x))
-        return self.recurrent(torch.where(valid, x, 0.0), start)
+        return self.recurrent(x, start)

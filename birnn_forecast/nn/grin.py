@@ -192,8 +192,8 @@ class GraphNetwork(nn.Module):
             span = window.future_covariates
             span = span if history is None else torch.cat([history, span], dim=1)
             future = torch.cat(with_mask(span), dim=-1)[:, -self.sizes.horizon :].repeat_interleave(nodes, dim=0)
-        code = self.pooling(encoding.states, encoding.final, encoding.valid)
-        out = unfold(self.decoder(code, encoding.states, future), nodes)
+        states = encoding.states * encoding.valid[:, :, None]
+        out = unfold(self.decoder(self.pooling(states, encoding.final, encoding.valid), states, future), nodes)
         if self.skip is not None:
             out = out + self.skip(encoding.target, window.observed)[..., None] * self.locations.to(out.dtype)
         return out
@@ -223,8 +223,7 @@ class GraphNetwork(nn.Module):
         features = [torch.stack(own, dim=-1), context, estimates.candidates, estimates.support, unit, *covariates]
         if self.embedding is not None:
             features.append(self.embedding.expand(*x.shape, -1))
-        valid = valid_steps(start, x.shape[1])[:, :, None, None]
-        inputs = torch.cat(features, dim=-1) * valid
+        inputs = torch.cat(features, dim=-1)
         states = self.encoder(inputs, context, start, self.graph)
         if self.step_head is None:
             return states, (base[..., None], None)

@@ -172,16 +172,18 @@ class ForecastNetwork(nn.Module):
         features = [target, *gap_features(window.observed, start, target.dtype)]
         for covariate in covariates:
             features += with_mask(covariate)
-        x = torch.cat(features, dim=-1) * valid[:, :, None]
-        states, final = self.encoder(x, start)
-        return Encoding(target, states, final, valid)
+        states, final = self.encoder(torch.cat(features, dim=-1), start)
+        # a window that shows nothing has only its guide, and no states to correct it by
+        return Encoding(target, states * observed.any(dim=(1, 2))[:, None, None], final, valid)
 
     def forecast(self, window: Window, encoding: Encoding) -> Float[Tensor, "batch horizon targets parameters"]:
         """Return the raw parameters of each component at each step of the horizon, in the normalised unit."""
-        code = self.pooling(encoding.states, encoding.final, encoding.valid)
+        # nothing ahead depends on how long ago the window's first observation was
+        states = encoding.states * encoding.valid[:, :, None]
+        code = self.pooling(states, encoding.final, encoding.valid)
         if window.static_covariates is not None:
             code = torch.cat([code, *with_mask(window.static_covariates.flatten(1))], dim=-1)
-        out = self.decoder(code, encoding.states, self._future_features(window))
+        out = self.decoder(code, states, self._future_features(window))
         out = self._per_component(out)
         if self.skip is not None:
             out = out + self.skip(encoding.target, window.observed)[..., None] * self.locations.to(out.dtype)

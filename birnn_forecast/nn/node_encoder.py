@@ -76,7 +76,7 @@ class StackedEncoder(nn.Module):
         start: Int[Tensor, " batch"],
         graph: NodeGraph | None,
     ) -> Float[Tensor, "batch time nodes state"]:
-        """Return both directions' states side by side, 0 before the start."""
+        """Return both directions' states side by side; before the start, the forward ones are 0."""
         # time first, as the recurrences want it
         f = b = x.transpose(0, 1).contiguous()
         context = context.transpose(0, 1)
@@ -104,12 +104,13 @@ class StackedEncoder(nn.Module):
             return state if valid is None else state * valid
 
         f = masked(self.dropouts[number](self.forwards[number](f, start)))
-        b = masked(self.dropouts[number](self.backwards[number](b, start)))
+        b = self.dropouts[number](self.backwards[number](b, start))
         if self.gates:
-            f, b = map(masked, self.gates[number](f, b, context))
+            f, b = self.gates[number](f, b, context)
+            f = masked(f)
         if number < len(self.exchanges) and adjacency is not None:
             pair: Any = self.exchanges[number]
-            f, b = f + masked(pair[0](f, adjacency)), b + masked(pair[1](b, adjacency))
+            f, b = f + masked(pair[0](f, adjacency)), b + pair[1](b, adjacency)
         return f, b
 
 

@@ -1,7 +1,8 @@
 """Recurrent encoders that read a window from both sides, whatever part of it is padding.
 
 All take ``(batch, time, features)`` and each row's ``start``, the index of its first step; what lies before it is
-padding and touches nothing. They return the states of every step (0 in the padding) and the final state.
+padding or a gap, and touches nothing from there on. They return the states of every step and the final state. Before
+the start a state holds what the backward direction, which runs on, knows of the steps after it.
 """
 
 from collections.abc import Callable
@@ -124,13 +125,13 @@ class BidirectionalEncoder(nn.Module):
         """Return the merged states of the last layer, and its last forward merged with its first backward state."""
         valid = valid_steps(start, x.shape[1])
         for layer, scan in enumerate(self.forwards):
-            f = scan(x, start)
+            f = scan(x, start) * valid[:, :, None]
             final = f[:, -1:]
             if self.backwards:
                 b = self.backwards[layer](x, start)
                 first = torch.gather(b, 1, start[:, None, None].expand(-1, 1, b.shape[-1]))
                 f, final = self.merges[layer](f, b), self.merges[layer](final, first)
-            x = f * valid[:, :, None]
+            x = f
             if layer < len(self.norms):
                 x = self.dropouts[layer](self.norms[layer](x, valid))
         return x, final.squeeze(1)
@@ -170,11 +171,12 @@ class URNNEncoder(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch time features"], start: Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch time state"], Float[Tensor, "batch final"]]:
-        """Return the forward states of the last layer and the last of them."""
+        """Return the forward states of the last layer (before the start its backward states), and the last of them."""
         valid = valid_steps(start, x.shape[1])
         for layer, (backward, forward) in enumerate(zip(self.backwards, self.forwards, strict=True)):
-            after = pad(backward(x, start)[:, 1:], (0, 0, 0, 1))
-            x = forward(torch.cat([x, after], dim=-1), start) * valid[:, :, None]
+            b = backward(x, start)
+            after = pad(b[:, 1:], (0, 0, 0, 1))
+            x = torch.where(valid[:, :, None], forward(torch.cat([x, after], dim=-1), start), b)
             if layer < len(self.norms):
                 x = self.dropouts[layer](self.norms[layer](x, valid))
         return x, x[:, -1]

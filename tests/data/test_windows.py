@@ -6,7 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from birnn_forecast.data.windows import ONE_SIDED, UNSEEN, Blend, cut, gap_lengths, triangle, window_starts
+from birnn_forecast.data.windows import (
+    ONE_SIDED,
+    Blend,
+    cut,
+    gap_lengths,
+    gap_starts,
+    gaps,
+    say,
+    triangle,
+    window_starts,
+)
 
 sizes = st.tuples(st.integers(1, 60), st.integers(1, 20)).flatmap(
     lambda size: st.tuples(st.just(size[0]), st.just(size[1]), st.integers(1, size[1]))
@@ -89,10 +99,28 @@ def test_triangle_is_positive_symmetric_and_highest_in_the_middle(length):
     assert (np.diff(weights[: (length + 1) // 2]) > 0).all()
 
 
-def test_what_a_window_sees_from_one_side_counts_little_beside_two_and_more_than_nothing():
+def test_what_a_window_sees_from_one_side_counts_little_beside_two():
     # less than the smallest share of the triangle of a long window, so that the sides decide
-    assert triangle(500).min() > ONE_SIDED
-    assert triangle(500).min() * ONE_SIDED > UNSEEN
+    assert triangle(500).min() > 100 * ONE_SIDED
+    before = np.array([[0], [1], [2], [-1], [-1]])
+    after = np.array([[0], [1], [-1], [4], [-1]])
+    expected = np.array([1, 1, ONE_SIDED / 2, ONE_SIDED / 4, ONE_SIDED / 5])[:, None]
+    np.testing.assert_allclose(say(before, after), expected)
+
+
+@settings(deadline=None)
+@given(hnp.arrays(bool, st.tuples(st.integers(1, 60), st.integers(1, 2))), st.integers(1, 12), st.data())
+def test_some_window_spans_every_gap_shorter_than_it(missing, length, data):
+    stride = data.draw(st.integers(1, length))
+    starts = np.union1d(window_starts(len(missing), length, stride), gap_starts(missing, length, stride))
+    for column in missing.T:
+        for first, end in gaps(column):
+            if first > 0 and end < len(missing) and end - first <= length - 2:
+                assert ((starts < first) & (end < starts + length)).any()
+            elif end - first >= length:
+                # where the gap is longer, one shows nothing else and lies in its middle
+                middle = (first + end - length) // 2
+                assert np.abs(starts - np.clip(middle, 0, len(missing) - length)).min() == 0
 
 
 def test_blend_by_hand():
@@ -136,7 +164,7 @@ def test_what_agrees_stays_as_it_is_at_any_scale():
     # weights of very different size must not cost digits
     value = np.full((3, 1, 1), 1e8 + 0.1)
     blend = Blend((3, 1, 1))
-    for weight in (1.0, ONE_SIDED, UNSEEN):
+    for weight in (1.0, ONE_SIDED, ONE_SIDED / 500):
         blend.add(0, value, np.full((3, 1), weight))
     np.testing.assert_allclose(blend.mean(), value, rtol=1e-14)
 

@@ -105,7 +105,23 @@ def test_padding_on_the_left_equals_no_padding(encoder, normalization, pads, cel
         alone, alone_final = network(x[row : row + 1, pad:], no_padding(1))
         torch.testing.assert_close(states[row, pad:], alone[0])
         torch.testing.assert_close(final[row], alone_final[0])
-        assert (states[row, :pad] == 0).all()
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_before_the_start_the_states_know_how_far_it_is_and_what_comes(encoder):
+    torch.manual_seed(4)
+    network = ENCODERS[encoder]("GRU", num_layers=2).double().eval()
+    x, start = torch.randn(1, 10, 3, dtype=torch.float64), torch.tensor([6])
+    states, final = network(x, start)
+    assert (states[0, :5] - states[0, 1:6]).abs().amax(dim=1).min() > 1e-6
+    later = x.clone()
+    later[:, 7] += 1
+    assert (network(later, start)[0][0, :6] - states[0, :6]).abs().amax(dim=1).min() > 1e-9
+    # and the other way round nothing is known
+    earlier = x.clone()
+    earlier[:, :6] += 1
+    torch.testing.assert_close(network(earlier, start)[0][:, 6:], states[:, 6:])
+    torch.testing.assert_close(network(earlier, start)[1], final)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
