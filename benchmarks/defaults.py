@@ -15,6 +15,7 @@ import numpy as np
 from darts.models import BlockRNNModel
 
 from benchmarks.gate_gaps import score
+from benchmarks.quiet import QUIET_TRAINER
 from benchmarks.series import TASKS
 from birnn_forecast import BiGRUModel
 
@@ -48,13 +49,7 @@ def run(setting: str, name: str, folder: Path, seed: int) -> float:
         n_epochs=max(1, STEPS * BATCH // windows),
         batch_size=BATCH,
         random_state=seed,
-        pl_trainer_kwargs={
-            "accelerator": "cpu",
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "enable_checkpointing": False,
-            "logger": False,
-        },
+        pl_trainer_kwargs=QUIET_TRAINER,
         **SETTINGS[setting],
     )
     return score(model, series, series, task, cut)

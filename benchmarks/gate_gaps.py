@@ -21,6 +21,7 @@ from darts.dataprocessing.transformers import MissingValuesFiller, Scaler
 from darts.metrics import mase
 from darts.models import BlockRNNModel
 
+from benchmarks.quiet import QUIET_TRAINER
 from benchmarks.series import TASKS, Task
 from birnn_forecast import BiGRUModel
 
@@ -78,13 +79,7 @@ def models(task: Task, seed: int, windows: int, steps: int) -> dict:
         "batch_size": BATCH,
         "n_epochs": max(1, steps * BATCH // windows),
         "random_state": seed,
-        "pl_trainer_kwargs": {
-            "accelerator": "cpu",
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "enable_checkpointing": False,
-            "logger": False,
-        },
+        "pl_trainer_kwargs": QUIET_TRAINER,
     }
     return {
         "BiGRU": lambda: BiGRUModel(**shared, season_length=task.season, masking_rate=0.5),

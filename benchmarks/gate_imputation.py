@@ -21,7 +21,7 @@ from darts import TimeSeries
 from darts.utils.likelihood_models import QuantileRegression
 
 from benchmarks.imputation import Task, linear, mae_mse, make_task, seasonal_linear
-from benchmarks.quiet import quiet
+from benchmarks.quiet import QUIET_TRAINER, quiet
 from birnn_forecast import GRINModel
 from birnn_forecast.training import TimeBudget
 
@@ -65,12 +65,8 @@ def make_model(task: Task, seconds: float, seed: int, coordinates: bool, **optio
         "loss_fn": torch.nn.L1Loss(),
         "optimizer_cls": torch.optim.AdamW,
         "optimizer_kwargs": {"lr": 4e-3, "betas": (0.9, 0.98), "weight_decay": 1e-2},
-        "pl_trainer_kwargs": {
-            "accelerator": "cpu",
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "enable_checkpointing": False,
-            "logger": False,
+        "pl_trainer_kwargs": QUIET_TRAINER
+        | {
             "gradient_clip_val": 1.0,
             "callbacks": [TimeBudget(seconds)],
         },
@@ -174,11 +170,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--options", default="", help="model options, as in 'graph=None, cross_gate=\"none\"'")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    options = {
-        keyword.arg: ast.literal_eval(keyword.value)
-        for keyword in ast.parse(f"f({args.options})", mode="eval").body.keywords  # type: ignore[attr-defined]
-        if keyword.arg
-    }
+    call = ast.parse(f"f({args.options})", mode="eval").body
+    assert isinstance(call, ast.Call)
+    options = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
     verdicts = []
     with quiet():
         for name in args.gates:

@@ -18,16 +18,8 @@ import torch
 from darts import TimeSeries
 
 from benchmarks.gate_imputation import verdict
-from benchmarks.quiet import quiet
+from benchmarks.quiet import QUIET_TRAINER, quiet
 from birnn_forecast import GRINModel
-
-TRAINER = {
-    "accelerator": "cpu",
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "enable_checkpointing": False,
-    "logger": False,
-}
 
 
 def walks(steps: int, nodes: int, missing: float = 0.25) -> TimeSeries:
@@ -44,7 +36,7 @@ def impute_seconds() -> float:
     series = walks(720, 36)
     places = pd.DataFrame({"latitude": np.linspace(39, 40, 36), "longitude": np.linspace(116, 117, 36)})
     series = series.with_static_covariates(places.astype(np.float32))
-    model = GRINModel(96, 1, graph="distance", season_length=24, n_epochs=1, pl_trainer_kwargs=TRAINER)
+    model = GRINModel(96, 1, graph="distance", season_length=24, n_epochs=1, pl_trainer_kwargs=QUIET_TRAINER)
     model.fit(series[:100])
     model.impute(series)
     seconds = []
@@ -62,7 +54,7 @@ def training_gigabytes() -> float:
     rng = np.random.default_rng(1)
     edges = [(i, int(j)) for i in range(nodes) for j in rng.choice(nodes, 8, replace=False) if i != j]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    model = GRINModel(96, 1, graph=edges, season_length=24, n_epochs=1, batch_size=4, pl_trainer_kwargs=TRAINER)
+    model = GRINModel(96, 1, graph=edges, season_length=24, n_epochs=1, batch_size=4, pl_trainer_kwargs=QUIET_TRAINER)
     model.fit(series)
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
 

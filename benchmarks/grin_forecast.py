@@ -16,7 +16,7 @@ from darts.models import NaiveSeasonal
 
 from benchmarks.gate_imputation import CHUNKS
 from benchmarks.imputation import DATA
-from benchmarks.quiet import quiet
+from benchmarks.quiet import QUIET_TRAINER, quiet
 from birnn_forecast import GRINModel
 from birnn_forecast.training import TimeBudget
 
@@ -47,12 +47,8 @@ def run(name: str, folder: Path, seconds: float, seed: int) -> dict[str, float]:
         random_state=seed,
         loss_fn=torch.nn.L1Loss(),
         optimizer_kwargs={"lr": 4e-3},
-        pl_trainer_kwargs={
-            "accelerator": "cpu",
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "enable_checkpointing": False,
-            "logger": False,
+        pl_trainer_kwargs=QUIET_TRAINER
+        | {
             "gradient_clip_val": 1.0,
             "callbacks": [TimeBudget(seconds)],
         },

@@ -5,6 +5,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+QUIET_TRAINER = {
+    "accelerator": "cpu",
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+    "logger": False,
+}
+
 
 @contextmanager
 def quiet() -> Iterator[None]:

@@ -19,6 +19,7 @@ import torch
 from darts import TimeSeries
 from darts.utils.likelihood_models import CauchyLikelihood, GaussianLikelihood, PoissonLikelihood, QuantileRegression
 
+from benchmarks.quiet import QUIET_TRAINER
 from birnn_forecast import BiGRUModel, BiLSTMModel, BiRNNModel, CNNBiLSTMModel, GRINModel, URNNModel
 
 # the last one has most options
@@ -157,13 +158,6 @@ def fit_one(seed: int) -> Fitted:
     series = make_series(rng, values, "h", dtype, "c", places)
     past = covariate(rng, series, covariates[0], dtype)
     future = covariate(rng, series.append_values(np.zeros((horizon, components), dtype)), covariates[1], dtype)
-    trainer = {
-        "accelerator": "cpu",
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "logger": False,
-        "enable_checkpointing": False,
-    }
     model = cls(
         window,
         horizon,
@@ -171,7 +165,7 @@ def fit_one(seed: int) -> Fitted:
         n_epochs=1,
         batch_size=int(rng.choice([8, 64])),
         random_state=seed,
-        pl_trainer_kwargs=trainer,
+        pl_trainer_kwargs=QUIET_TRAINER,
         **options,
     )
     model.fit(series, past_covariates=past, future_covariates=future)

@@ -4,6 +4,7 @@ A mask is always called ``observed`` (``True`` = a value was recorded). A missin
 from a user; every function here takes the mask beside the values, so that no NaN ever enters arithmetic.
 """
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -250,3 +251,12 @@ def masked_var(
 ) -> Float[Tensor, "batch 1 channels"]:
     """Return the (population) variance around `mean` over the observed steps, 0 where there is none."""
     return masked_mean((fill(x, observed, 0.0) - mean).square(), observed)
+
+
+def level_and_scale(values: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of what is observed in each column, 0 and 1 where that is nothing."""
+    seen = torch.as_tensor(~np.isnan(values))[None]
+    x = torch.as_tensor(values)[None]
+    mean = masked_mean(x, seen)
+    scale = masked_var(x, seen, mean).sqrt().flatten()
+    return mean.flatten(), torch.where(scale > 0, scale, 1.0)

@@ -172,7 +172,7 @@ def introduction(series: TimeSeries, visible: TimeSeries) -> str:
 def real_gaps(series: TimeSeries, filled: TimeSeries, other: TimeSeries) -> str:
     """Return how the weeks were filled that nobody observed, beside another imputer."""
     missing = np.isnan(series.values()[:, 0])
-    low, middle, high = (quantile_of(filled, q)[missing] for q in SHOWN)  # type: ignore[index]
+    low, middle, high = np.array([quantile_of(filled, q) for q in SHOWN])[:, missing]
     apart = np.abs(middle - other.values()[missing, 0])
     return (
         f"The {missing.sum()} weeks that nobody observed are filled as well: on average with 80 % bands of "

@@ -5,11 +5,15 @@ mixture of the network and of interpolations that does best there is applied to 
 observed, so that nothing else is needed, and a series unlike those of training is noticed.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from birnn_forecast.data.windows import gap_lengths
-from birnn_forecast.masks import by_phase, by_time, interpolate, interpolate_seasonal, observed_mask
+from birnn_forecast.masks import by_phase, by_time, interpolate, interpolate_seasonal, level_and_scale, observed_mask
+from birnn_forecast.models._impute import Source, central_value, moved_to
+from birnn_forecast.models._module import GapAwareModule
 
 # gaps are told apart by their length in steps, up to these and above; with fewer values than that in one, all are one
 LENGTHS = (2, 6, 24)
@@ -20,6 +24,48 @@ SHIFTS = (0.5, 0.37, 0.62, 0.21, 0.79, 0.29, 0.71, 0.13, 0.87)
 ROUNDS = 20
 # days of a week, hours' season being a day; harmless elsewhere
 SEASONS_OF_SEASONS = 7
+
+
+def trial_of(source: Source) -> Source:
+    """Return the source with gaps transplanted to where it is observed, what they hide being wanted."""
+    hidden = transplanted(np.isnan(source.target)) if source.wanted.any() else np.zeros_like(source.wanted)
+    return replace(source, target=np.where(hidden, np.nan, source.target), wanted=hidden)
+
+
+def calibrated(
+    module: GapAwareModule,
+    source: Source,
+    trial: Source,
+    raw: np.ndarray,
+    trial_raw: np.ndarray,
+    season_length: int | None,
+) -> np.ndarray:
+    """Return the raw parameters with locations moved to the mixture with interpolations that is best on the trial.
+
+    Parameters
+    ----------
+    module
+        The fitted module. One whose components do not see each other has a mixture for each.
+    source, trial
+        The series, and the same with the values of :func:`trial_of` hidden.
+    raw, trial_raw
+        The module's raw parameters ``(time, components, parameters)`` of what each wants.
+    season_length
+        Steps of a season, or None.
+    """
+    estimate, guess = central_value(raw, module), central_value(trial_raw, module)
+    before, after = references(trial.target, season_length), references(source.target, season_length)
+    scale = level_and_scale(source.target.astype(np.float64))[1].numpy()  # components of different units have equal say
+    everything = [slice(None)]
+    center = estimate.copy()
+    for c in everything if module.network.mixes_components else [slice(i, i + 1) for i in range(len(scale))]:
+        missing = np.isnan(trial.target[:, c]), np.isnan(source.target[:, c])
+        guesses = np.concatenate([guess[None, :, c], before[:, :, c]]) / scale[c]
+        shares = best_mixtures(source.target[:, c] / scale[c], trial.wanted[:, c], missing[0], guesses)
+        center[:, c] = mixed(shares, missing[1], np.concatenate([estimate[None, :, c], after[:, :, c]]))
+    # nothing to interpolate in a component without observations
+    moved = source.wanted & ~np.isnan(source.target).all(axis=0)
+    return moved_to(raw, np.where(moved, center, np.nan), module)
 
 
 def transplanted(missing: np.ndarray) -> np.ndarray:
@@ -39,15 +85,6 @@ def transplanted(missing: np.ndarray) -> np.ndarray:
         if hidden.sum() >= MANY:
             break
     return hidden
-
-
-def spread(values: np.ndarray) -> np.ndarray:
-    """Return the standard deviation of what is observed of each component, 1 where that is nothing."""
-    observed = ~np.isnan(values)
-    count = np.maximum(observed.sum(axis=0), 1)
-    mean = np.where(observed, values, 0.0).sum(axis=0) / count
-    scale = np.sqrt((np.where(observed, values - mean, 0.0) ** 2).sum(axis=0) / count)
-    return np.where(scale > 0, scale, 1.0)
 
 
 def references(values: np.ndarray, season_length: int | None) -> np.ndarray:

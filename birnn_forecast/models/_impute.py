@@ -1,7 +1,7 @@
 """Imputing and reconstructing series with a fitted model: windows in, one estimate per missing value out."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +47,24 @@ class Source:
     def has_covariates(self) -> bool:
         """Whether there is something to estimate a long gap from."""
         return self.past_covariates is not None or self.future_covariates is not None
+
+
+def passes(whole: Source, n_passes: int) -> Iterator[Source]:
+    """Yield the source for its missing values, and one for each share of its observed ones, hidden.
+
+    In each run of `n_passes` steps, every pass hides another one, in an order drawn for each run and component: no
+    phase of a season is hidden as a whole.
+    """
+    missing = np.isnan(whole.target)
+    runs = -(-len(missing) // n_passes)
+    order = np.random.default_rng(0).permuted(
+        np.tile(np.arange(n_passes)[:, None], (runs, 1, missing.shape[1])), axis=1
+    )
+    number_of = order.reshape(-1, missing.shape[1])[: len(missing)]
+    yield whole
+    for number in range(n_passes):
+        hidden = (number_of == number) & ~missing
+        yield replace(whole, target=np.where(hidden, np.nan, whole.target), wanted=hidden)
 
 
 class Job(NamedTuple):

@@ -1,7 +1,6 @@
 """What a user calls: ``impute`` and ``reconstruct``."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -9,7 +8,7 @@ from darts import TimeSeries
 from darts.utils.torch import random_method
 from darts.utils.ts_utils import series2seq
 
-from birnn_forecast.models._calibration import best_mixtures, mixed, references, spread, transplanted
+from birnn_forecast.models._calibration import calibrated, trial_of
 from birnn_forecast.models._checks import check_integer, check_series
 from birnn_forecast.models._impute import (
     Source,
@@ -19,7 +18,7 @@ from birnn_forecast.models._impute import (
     device_of,
     draw_samples,
     likelihood_parameters,
-    moved_to,
+    passes,
     wanted_values,
 )
 from birnn_forecast.models._module import GapAwareModule
@@ -170,7 +169,7 @@ random_state, verbose
         for i, one in enumerate(targets):
             whole = self._sources([one], past[i : i + 1], future[i : i + 1], [np.isnan(one.values(copy=False))])[0]
             raw = np.full((*whole.target.shape, len(self.model.roles)), np.nan)
-            for source in _passes(whole, n_passes):
+            for source in passes(whole, n_passes):
                 found = self._estimates([one], [source], stride, batch_size, verbose)[0]
                 raw[source.wanted] = found[source.wanted]
             nothing = one.with_values(np.full_like(one.values(), np.nan))
@@ -202,30 +201,10 @@ random_state, verbose
         verbose: bool | None,
     ) -> list[np.ndarray]:
         """Return the raw parameters, their locations leaning on interpolation where that is better on the series."""
-        trials = []
-        for source in sources:
-            hidden = transplanted(np.isnan(source.target)) if source.wanted.any() else np.zeros_like(source.wanted)
-            trials.append(replace(source, target=np.where(hidden, np.nan, source.target), wanted=hidden))
-        guesses = self._estimates(targets, trials, max(self.input_chunk_length // 2, 1), batch_size, verbose)
+        trials = [trial_of(source) for source in sources]
+        guesses = self._estimates(targets, trials, self._stride(None), batch_size, verbose)
         season = self.model_params["season_length"]
-        groups = slice(None) if self.model.network.mixes_components else None
-        out = []
-        for source, trial, raw, guess in zip(sources, trials, raws, guesses, strict=True):
-            estimate, guessed = central_value(raw, self.model), central_value(guess, self.model)
-            before, after = references(trial.target, season), references(source.target, season)
-            columns = [groups] if groups is not None else [slice(i, i + 1) for i in range(estimate.shape[1])]
-            center = estimate.copy()
-            scale = spread(source.target)  # components of different units have equal say
-            for c in columns:
-                missing = np.isnan(trial.target[:, c]), np.isnan(source.target[:, c])
-                guesses_c = np.concatenate([guessed[None, :, c], before[:, :, c]]) / scale[c]
-                shares = best_mixtures(source.target[:, c] / scale[c], trial.wanted[:, c], missing[0], guesses_c)
-                estimates_c = np.concatenate([estimate[None, :, c], after[:, :, c]])
-                center[:, c] = mixed(shares, missing[1], estimates_c)
-            # nothing to interpolate in a component without observations
-            moved = source.wanted & ~np.isnan(source.target).all(axis=0)
-            out.append(moved_to(raw, np.where(moved, center, np.nan), self.model))
-        return out
+        return [calibrated(self.model, *each, season) for each in zip(sources, trials, raws, guesses, strict=True)]
 
     def _check_can_impute(self, num_samples: int, predict_likelihood_parameters: bool) -> None:
         for name in ("imputation_weight", "masking_rate"):
@@ -262,6 +241,8 @@ random_state, verbose
                 )
             series = self.training_series
         single = isinstance(series, TimeSeries)
+        if not len(series):
+            raise ValueError("`series` must hold at least one series, got none.")
         targets = list(series2seq(series))
         if past_covariates is None and self.past_covariate_series is not None:
             past_covariates = [self.past_covariate_series] * len(targets)
@@ -407,21 +388,3 @@ def _check_width(name: str, covariates: TimeSeries | None, shape: tuple[int, ...
         raise ValueError(f"`{name}` must be as in training, which was {how} them: {remedy}.")
     if covariates is not None and shape is not None and covariates.n_components != shape[1]:
         raise ValueError(f"`{name}` must have {shape[1]} components as in training, got {covariates.n_components}.")
-
-
-def _passes(whole: Source, n_passes: int) -> Iterator[Source]:
-    """Yield the source for its missing values, and one for each share of its observed ones, hidden.
-
-    In each run of `n_passes` steps, every pass hides another one, in an order drawn for each run and component: no
-    phase of a season is hidden as a whole.
-    """
-    missing = np.isnan(whole.target)
-    runs = -(-len(missing) // n_passes)
-    order = np.random.default_rng(0).permuted(
-        np.tile(np.arange(n_passes)[:, None], (runs, 1, missing.shape[1])), axis=1
-    )
-    number_of = order.reshape(-1, missing.shape[1])[: len(missing)]
-    yield whole
-    for number in range(n_passes):
-        hidden = (number_of == number) & ~missing
-        yield replace(whole, target=np.where(hidden, np.nan, whole.target), wanted=hidden)

@@ -12,7 +12,7 @@ from darts import TimeSeries
 from darts.utils.data.torch_datasets.utils import TorchTrainingSample
 from darts.utils.ts_utils import series2seq
 
-from birnn_forecast.masks import masked_mean, masked_var
+from birnn_forecast.masks import level_and_scale
 from birnn_forecast.models._base import GapAwareModel
 from birnn_forecast.models._checks import check_choice, check_integer
 from birnn_forecast.models._module import GapAwareModule
@@ -310,15 +310,6 @@ def _counted(series: TimeSeries, weight: TimeSeries | None) -> np.ndarray:
     counted = np.ones_like(values, dtype=bool)
     counted[first : first + len(weights)] = weights.all_values(copy=False)[:, :, 0] != 0
     return np.where(counted, values, np.nan)
-
-
-def level_and_scale(values: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and standard deviation of what is observed in each column, 0 and 1 where that is nothing."""
-    seen = torch.as_tensor(~np.isnan(values))[None]
-    x = torch.as_tensor(values)[None]
-    mean = masked_mean(x, seen)
-    scale = masked_var(x, seen, mean).sqrt().flatten()
-    return mean.flatten(), torch.where(scale > 0, scale, 1.0)
 
 
 def pairwise_correlation(values: np.ndarray) -> torch.Tensor:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from birnn_forecast.masks import steps_since, steps_until
+from birnn_forecast.masks import neighbours
 from birnn_forecast.nn.graph import Diffusion
 from birnn_forecast.nn.merge import CrossGate
 
@@ -231,8 +231,8 @@ def log_distances(observed: Bool[Tensor, "batch time nodes"]) -> Float[Tensor, "
     A step's own observation does not count: no state has seen it, and a step that is a label must look like the gaps
     it stands for. The window's ends count as observed outside of it.
     """
-    outside = torch.ones_like(observed[:, :1])
-    start = torch.zeros(observed.shape[0], dtype=torch.long, device=observed.device)
-    since = steps_since(torch.cat([outside, observed[:, :-1]], dim=1), start)
-    until = steps_until(torch.cat([observed[:, 1:], outside], dim=1))
-    return torch.stack([since + 1, until + 1], dim=-1).float().log()
+    time = observed.shape[1]
+    steps = torch.arange(time, device=observed.device)[None, :, None]
+    before, after = neighbours(observed)
+    distances = torch.stack([steps - before.clamp(min=-1), after.clamp(max=time) - steps], dim=-1)
+    return distances.float().log()

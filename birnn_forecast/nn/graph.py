@@ -67,35 +67,6 @@ def distance_adjacency(latitude: Any, longitude: Any, threshold: float = 0.1) ->
     return _cut(torch.exp(-(distance / torch.where(theta > 0, theta, 1.0)).square()), threshold)
 
 
-def correlation_adjacency(values: Any, threshold: float = 0.1) -> Float[Tensor, "nodes nodes"]:
-    """Return the correlations of nodes over the steps where both are observed, 0 below `threshold`.
-
-    A pair with fewer than ten such steps, or constant over them, has no edge.
-
-    Parameters
-    ----------
-    values
-        ``(time, nodes)``, NaN where missing.
-    threshold
-        Weights below it, negative ones among them, are cut.
-    """
-    x = torch.as_tensor(values, dtype=torch.float64)
-    seen = ~torch.isnan(x)
-    # centred and scaled by all that is seen first, or a large mean would cost the digits of a small variance
-    x = torch.where(seen, x, 0.0)
-    x = torch.where(seen, x - x.sum(dim=0) / seen.sum(dim=0).clamp(min=1), 0.0)
-    x = x / x.abs().amax(dim=0).clamp(min=torch.finfo(x.dtype).tiny)
-    both = seen.to(x.dtype)
-    steps = both.T @ both
-    count = steps.clamp(min=1)
-    mean = x.T @ both / count  # of i over the steps shared with j
-    variance = x.square().T @ both / count - mean.square()
-    covariance = x.T @ x / count - mean * mean.T
-    spread = variance * variance.T
-    enough = (steps >= MIN_SHARED_STEPS) & (variance > 1e-12) & (variance.T > 1e-12)
-    return _cut(torch.where(enough, covariance / torch.where(enough, spread, 1.0).sqrt(), 0.0), threshold)
-
-
 def edge_list_adjacency(edges: Sequence[Sequence[float]] | Any, n: int) -> Float[Tensor, "nodes nodes"]:
     """Return the adjacency of `n` nodes from rows (source, target) or (source, target, weight).
 
@@ -196,7 +167,7 @@ class Diffusion:
 
     def __init__(self, adjacency: Float[Tensor, "nodes nodes"], order: int = 1, own: bool = False):
         self.order, self.own = order, own
-        self.sparse = _worth_sparse(adjacency)
+        self.sparse = worth_sparse(adjacency)
         supports = [normalize_rows(adjacency), normalize_rows(adjacency.T)]
         if self.sparse:
             self.supports = [support.to_sparse() for support in supports]  # COO: CSR is in beta
@@ -226,15 +197,9 @@ class Diffusion:
         return torch.stack(terms).unflatten(2, nodes.shape[1:]).movedim((1, 0), (-3, -2)).flatten(-2)
 
 
-def _worth_sparse(adjacency: Tensor) -> bool:
+def worth_sparse(adjacency: Tensor) -> bool:
+    """Return whether products with a sparse matrix take less time and memory."""
     return len(adjacency) > SPARSE_NODES and bool((adjacency != 0).sum() < SPARSE_DENSITY * adjacency.numel())
-
-
-def diffuse(
-    adjacency: Float[Tensor, "nodes nodes"], x: Float[Tensor, "*batch nodes features"], order: int = 1
-) -> Float[Tensor, "*batch nodes terms"]:
-    """Return the terms of :class:`Diffusion` for one tensor."""
-    return Diffusion(adjacency, order)(x)
 
 
 class LearnedGraph(nn.Module):

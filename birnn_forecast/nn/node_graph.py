@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from birnn_forecast.nn.graph import SPARSE_DENSITY, SPARSE_NODES, LearnedGraph
+from birnn_forecast.nn.graph import SPARSE_NODES, LearnedGraph, worth_sparse
 
 FAINTEST = -8.0
 
@@ -77,7 +77,7 @@ class EdgeWeights(nn.Module):
     def forward(self, adjacency: Float[Tensor, "nodes nodes"]) -> list[Tensor]:
         """Return the weights of each head, ``(nodes, nodes)``; sparse for a large graph of few edges."""
         adjacency = adjacency / adjacency.max().clamp(min=1.0)  # large weights to their powers would overflow
-        if _worth_sparse(adjacency):
+        if worth_sparse(adjacency):
             edges = adjacency.to_sparse().coalesce()
             log = edges.values().log()
             return [
@@ -195,13 +195,6 @@ class Exchange(nn.Module):
             sums = send(weight, torch.cat([messages[head] * trust, trust], dim=-1))
             heard.append(sums[..., :-1] / (sums[..., -1:] + 1e-4))
         return self.answer(torch.cat(heard, dim=-1))
-
-
-def _worth_sparse(adjacency: Tensor) -> bool:
-    # a learnt graph has no zeros
-    if len(adjacency) <= SPARSE_NODES or adjacency.requires_grad:
-        return False
-    return bool((adjacency != 0).sum() < SPARSE_DENSITY * adjacency.numel())
 
 
 def send(weight: Tensor, x: Float[Tensor, "*rows nodes features"]) -> Float[Tensor, "*rows nodes features"]:

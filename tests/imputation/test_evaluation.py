@@ -66,7 +66,10 @@ def test_all_hidden_values_count_alike_whatever_their_component():
     values[10:, 1] = np.nan  # 100 and 10 values
     series, hidden = TimeSeries.from_values(values), values.copy()
     hidden[20:50, 0] = hidden[2:5, 1] = np.nan
-    both = lambda s: s.with_values(np.stack([np.full(100, 1.0), np.full(100, 12.0)], axis=1))  # noqa: E731
+
+    def both(s):
+        return s.with_values(np.stack([np.full(100, 1.0), np.full(100, 12.0)], axis=1))
+
     table = evaluate_imputer(both, series, hidden=TimeSeries.from_values(hidden), baselines=False)
     assert table.loc["all", "mae"] == pytest.approx((30 * 1 + 3 * 12) / 33)
 
@@ -118,7 +121,10 @@ def test_rows_by_the_length_of_the_whole_gap():
     hidden = native.copy()
     hidden[[5]] = hidden[10:12] = hidden[20:25] = hidden[30:36] = hidden[57:60] = np.nan
     series, hidden = TimeSeries.from_values(native), TimeSeries.from_values(hidden)
-    error = lambda s: s.with_values(np.arange(61.0)[:, None])  # noqa: E731
+
+    def error(s):
+        return s.with_values(np.arange(61.0)[:, None])
+
     table = evaluate_imputer(error, series, hidden=hidden, baselines=False, gap_lengths=(1, 3, 5))
     assert table["n"].to_dict() == {"all": 17, "1": 1, "2-3": 2, "4-5": 8, ">5": 6}
     assert table.loc["1", "mae"] == 5

@@ -13,8 +13,7 @@ from darts.utils.likelihood_models import GaussianLikelihood, QuantileRegression
 
 from birnn_forecast import BiGRUModel, GRINModel, URNNModel
 from birnn_forecast.masks import interpolate, interpolate_seasonal, observed_mask
-from birnn_forecast.models._impute import Source, device_of
-from birnn_forecast.models._imputing import _passes
+from birnn_forecast.models._impute import Source, device_of, passes
 from tests.conftest import make_model, make_series, quiet_trainer
 from tests.models.contract_helpers import FUTURE, PAST, Recorder, add, assert_same, change, differs, fitted
 from tests.models.test_likelihoods import LIKELIHOODS, domain, series_for
@@ -587,7 +586,7 @@ def test_bands_widen_with_the_distance_from_the_observations():
         n_epochs=15,
         batch_size=32,
         optimizer_kwargs={"lr": 1e-2},
-    ).fit(TimeSeries.from_values(walk(400, 0)))
+    ).fit(TimeSeries.from_values(walk(2000, 0)))
     windows = walk(24 * 60, 1).reshape(60, 24)
     windows[:, 8:17] = np.nan
     bands = model.impute([TimeSeries.from_values(w) for w in windows], predict_likelihood_parameters=True)
@@ -599,6 +598,15 @@ def test_bands_widen_with_the_distance_from_the_observations():
     assert (np.diff(by_distance) > 0).all()
     distance = np.arange(1, 6)
     np.testing.assert_allclose(by_distance, 2 * 1.2816 * np.sqrt(distance * (10 - distance) / 10), rtol=0.35)
+    # with observations on one side only: at the start, and at the end
+    for hidden, order in ((slice(0, 9), slice(None, None, -1)), (slice(15, 24), slice(None))):
+        windows = walk(24 * 60, 2).reshape(60, 24)
+        windows[:, hidden] = np.nan
+        bands = model.impute([TimeSeries.from_values(w) for w in windows], predict_likelihood_parameters=True)
+        widths = np.mean([b.values()[:, 2] - b.values()[:, 0] for b in bands], axis=0)[hidden][order]
+        distance = np.arange(1, 10)
+        assert (np.diff(widths[:7]) > 0).all()
+        np.testing.assert_allclose(widths, 2 * 1.2816 * np.sqrt(distance), rtol=0.5)
 
 
 # Errors
@@ -613,6 +621,7 @@ def test_what_cannot_be_imputed(model_class):
         ("must have the 2 components that the model was fitted on, got 1", series[str(series.components[0])], {}),
         ("must have the 2 components that the model was fitted on, got 3", gappy(components=3), {}),
         ("`series` must be finite or NaN, got an infinite value", change(series, (3, 1), np.inf), {}),
+        ("`series` must hold at least one series", [], {}),
         (r"`series\[1\]` must be finite or NaN", [series, change(series, (3, 1), -np.inf)], {}),
         (r"`series\[0\]` must be deterministic, got 3 samples", stochastic, {}),
         ("`num_samples` must be 1 for a model without a likelihood, got 5", series, {"num_samples": 5}),
@@ -686,7 +695,7 @@ def test_reconstruction(model_class):
 def test_each_value_is_hidden_once_and_never_all_of_a_step(n_passes):
     values = gappy(30, 4).values()
     gone = np.isnan(values)
-    first, *others = _passes(Source(values, gone), n_passes)
+    first, *others = passes(Source(values, gone), n_passes)
     assert first.target is values
     assert len(others) == n_passes
     assert (sum(one.wanted.astype(int) for one in others) == ~gone).all()

@@ -11,8 +11,6 @@ from birnn_forecast.nn.graph import (
     Diffusion,
     LearnedGraph,
     check_adjacency,
-    correlation_adjacency,
-    diffuse,
     distance_adjacency,
     edge_list_adjacency,
     haversine,
@@ -77,49 +75,6 @@ def test_distance_weights_follow_the_formula():
 def test_nodes_at_one_place_are_neighbours_of_weight_one(n):
     adjacency = distance_adjacency([39.9] * n, [116.4] * n)
     assert torch.equal(adjacency, 1 - torch.eye(n))
-
-
-def test_correlation_of_complete_columns_is_numpys():
-    values = np.random.default_rng(0).normal(size=(50, 4)) @ np.random.default_rng(1).normal(size=(4, 4)) + 1e6
-    expected = np.corrcoef(values.T)
-    expected[expected < 0.2] = 0
-    np.fill_diagonal(expected, 0)
-    np.testing.assert_allclose(correlation_adjacency(values, threshold=0.2), expected, atol=1e-6)
-    assert (expected > 0).any()
-
-
-def test_correlation_is_taken_over_the_steps_where_both_are_observed():
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=(60, 3)).cumsum(axis=0)
-    values[rng.random(values.shape) < 0.3] = np.nan
-    adjacency = correlation_adjacency(torch.tensor(values), threshold=0.0)
-    for i, j in ((0, 1), (1, 2), (0, 2)):
-        both = ~np.isnan(values[:, [i, j]]).any(axis=1)
-        expected = max(np.corrcoef(values[both][:, [i, j]].T)[0, 1], 0)
-        assert adjacency[i, j].item() == adjacency[j, i].item() == pytest.approx(expected, abs=1e-6)
-
-
-def test_columns_without_a_correlation_have_no_edge():
-    values = np.random.default_rng(0).normal(size=(40, 5))
-    values[:, 1] = values[:, 0]  # the one true edge
-    values[:, 2] = 7.3  # constant
-    values[:, 3] = np.nan  # never observed
-    values[:, 4] = np.where(np.arange(40) < 9, values[:, 0], np.nan)  # shares 9 steps
-    adjacency = correlation_adjacency(values)
-    expected = torch.zeros(5, 5)
-    expected[0, 1] = expected[1, 0] = 1
-    torch.testing.assert_close(adjacency, expected)
-    assert correlation_adjacency(np.full((5, 1), np.nan)).tolist() == [[0]]
-
-
-def test_columns_that_are_constant_over_the_shared_steps_have_no_edge():
-    rng, early = np.random.default_rng(0), (np.arange(40) < 23)[:, None]
-    constant = np.where(early, rng.random(20), rng.random(20))  # rounding leaves some of them a variance
-    others = np.where(early, rng.normal(size=(40, 20)), np.nan)
-    adjacency = correlation_adjacency(np.column_stack([constant, others]), threshold=0.0)
-    assert (adjacency[:20, 20:] == 0).all()
-    assert (adjacency[20:, :20] == 0).all()
-    assert (adjacency[:20, :20] > 0).any()
 
 
 def test_edges_become_a_matrix():
@@ -191,7 +146,6 @@ def test_diffusion_equals_the_loop_dense_and_sparse(order, shape, monkeypatch):
             terms = diffusion(x).reshape(-1, 7, 2 * (2 * order + own))
             np.testing.assert_allclose(terms[..., 2 * own :], expected, atol=1e-12)
             assert not own or torch.equal(terms[..., :2], x.reshape(-1, 7, 2))
-    torch.testing.assert_close(diffuse(adjacency, x, order), Diffusion(adjacency, order)(x))
 
 
 def test_a_large_graph_of_few_edges_is_sparse_with_the_same_gradients(monkeypatch):
