@@ -77,7 +77,7 @@ class EdgeWeights(nn.Module):
     def forward(self, adjacency: Float[Tensor, "nodes nodes"]) -> list[Tensor]:
         """Return the weights of each head, ``(nodes, nodes)``; sparse for a large graph of few edges."""
         adjacency = adjacency / adjacency.max().clamp(min=1.0)  # large weights to their powers would overflow
-        if worth_sparse(adjacency):
+        if worth_sparse(adjacency) and not adjacency.requires_grad:  # a learnt graph has no zeros
             edges = adjacency.to_sparse().coalesce()
             log = edges.values().log()
             return [
