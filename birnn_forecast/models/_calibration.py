@@ -17,9 +17,13 @@ from birnn_forecast.models._module import GapAwareModule
 
 # gaps are told apart by their length in steps, up to these and above; with fewer values than that in one, all are one
 LENGTHS = (2, 6, 24)
-ENOUGH, MANY, AT_MOST = 50, 1000, 20_000
+ENOUGH, MANY, AT_MOST = 50, 300, 20_000
+# no more than about one of so many observed values is hidden to tell by, but for series with gaps of that share
+DENSEST = 4
 # shares of the series by which gaps are moved
 SHIFTS = (0.5, 0.37, 0.62, 0.21, 0.79, 0.29, 0.71, 0.13, 0.87)
+# an estimate with more than so many times the error of the best takes no part: what it adds is noise
+TOO_FAR = 1.5
 # each round gives one part of the mixture to the estimate that improves it most
 ROUNDS = 20
 # days of a week, hours' season being a day; harmless elsewhere
@@ -82,7 +86,8 @@ def transplanted(missing: np.ndarray) -> np.ndarray:
         apart = ~(hidden | np.roll(hidden, 1, axis=0) | np.roll(hidden, -1, axis=0))
         together = hidden | (moved & apart)
         hidden = together & (together.cumsum(axis=0) <= most)
-        if hidden.sum() >= MANY:
+        # what is left must stay much like what there is
+        if hidden.sum() >= min(MANY, (~missing).sum() // DENSEST):
             break
     return hidden
 
@@ -144,11 +149,12 @@ def best_mixtures(truth: np.ndarray, hidden: np.ndarray, missing: np.ndarray, es
             continue
         every = -(-int(where.sum()) // AT_MOST)
         y, guesses = truth[where][::every], estimates[:, where][:, ::every]
+        alone = np.abs(guesses - y).mean(axis=1)
+        able = np.flatnonzero(alone <= TOO_FAR * alone.min())
         picks, total = np.zeros(len(estimates)), np.zeros_like(y)
         for size in range(1, ROUNDS + 1):
-            errors = np.abs((total + guesses) / size - y).mean(axis=1)
-            # of equals, the network
-            best = 0 if errors[0] <= errors.min() else int(errors.argmin())
+            # of equals, the first: the network
+            best = able[np.abs((total + guesses[able]) / size - y).mean(axis=1).argmin()]
             picks[best] += 1
             total = total + guesses[best]
         row[:] = picks / ROUNDS
