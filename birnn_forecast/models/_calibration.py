@@ -10,16 +10,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from birnn_forecast.data.windows import gap_lengths
+from birnn_forecast.data.windows import gap_lengths, gaps
 from birnn_forecast.masks import by_phase, by_time, interpolate, interpolate_seasonal, level_and_scale, observed_mask
 from birnn_forecast.models._impute import Source, central_value, moved_to
 from birnn_forecast.models._module import GapAwareModule
 
 # gaps are told apart by their length in steps, up to these and above; with fewer values than that in one, all are one
 LENGTHS = (2, 6, 24)
-ENOUGH, MANY, AT_MOST = 50, 300, 20_000
-# no more than about one of so many observed values is hidden to tell by, but for series with gaps of that share
-DENSEST = 4
+ENOUGH, MANY, AT_MOST = 50, 500, 20_000
 # shares of the series by which gaps are moved
 SHIFTS = (0.5, 0.37, 0.62, 0.21, 0.79, 0.29, 0.71, 0.13, 0.87)
 # an estimate with more than so many times the error of the best takes no part: what it adds is noise
@@ -76,18 +74,24 @@ def transplanted(missing: np.ndarray) -> np.ndarray:
     """Return the gaps of ``(time, components)`` moved to where values are observed, False where nothing is hidden.
 
     They are moved, all together and around the end, by one distance after another until enough is hidden to tell by,
-    but no more than half of a component: what comes after is left alone.
+    but no more than half of a component: what comes after is left alone. Of many gaps only some are taken, so that the
+    series is left much as it is.
     """
+    rng = np.random.default_rng(0)
     hidden = np.zeros_like(missing)
-    most = (~missing).sum(axis=0) // 2
+    observed = (~missing).sum(axis=0)
+    enough = min(max(MANY, observed.sum() // 10), observed.sum() // 4)
     for part in SHIFTS:
         moved = np.roll(missing, max(int(part * len(missing)), 1), axis=0) & ~missing
         # a gap beside one that is hidden already would be one longer gap
-        apart = ~(hidden | np.roll(hidden, 1, axis=0) | np.roll(hidden, -1, axis=0))
-        together = hidden | (moved & apart)
-        hidden = together & (together.cumsum(axis=0) <= most)
-        # what is left must stay much like what there is
-        if hidden.sum() >= min(MANY, (~missing).sum() // DENSEST):
+        moved &= ~(hidden | np.roll(hidden, 1, axis=0) | np.roll(hidden, -1, axis=0))
+        # gaps that start together are one outage: taken or left together
+        taken = rng.random(len(missing)) * moved.sum() < enough - hidden.sum()
+        for component, column in enumerate(moved.T):
+            for start, end in gaps(column):
+                hidden[start:end, component] |= taken[start]
+        hidden &= hidden.cumsum(axis=0) <= observed // 2
+        if hidden.sum() >= 0.8 * enough:
             break
     return hidden
 

@@ -23,7 +23,15 @@ def test_no_more_is_transplanted_than_is_needed():
     missing = np.zeros((9000, 1), dtype=bool)
     missing[:3000] = np.arange(3000)[:, None] % 2 == 0
     hidden = transplanted(missing)
-    assert np.array_equal(hidden, np.roll(missing, 4500, axis=0))
+    assert not (hidden & ~np.roll(missing, 4500, axis=0)).any()
+    assert hidden.sum() == pytest.approx(7500 / 10, rel=0.15)
+
+
+def test_an_outage_of_all_components_is_transplanted_as_one():
+    missing = np.random.default_rng(0).random((5000, 1)).repeat(3, axis=1) < 0.2
+    hidden = transplanted(missing)
+    assert hidden.any()
+    assert (hidden == hidden[:, :1]).all()
 
 
 def test_nothing_is_transplanted_where_nothing_is_missing_or_observed():
