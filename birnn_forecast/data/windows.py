@@ -1,12 +1,10 @@
 """Windows of a long series: where they start, what they hold, and how their estimates are blended."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-
-# a value that a window sees from one side only, or not at all, has a say only where no window sees it from both
-ONE_SIDED = 1e-6
 
 
 def window_starts(n_steps: int, length: int, stride: int) -> NDArray[np.int64]:
@@ -18,33 +16,54 @@ def window_starts(n_steps: int, length: int, stride: int) -> NDArray[np.int64]:
     return np.append(np.arange(0, max(last, 0), stride), last)
 
 
-def gap_starts(missing: np.ndarray, length: int, stride: int) -> NDArray[np.int64]:
-    """Return the first steps of windows centred on the gaps that windows every `stride` steps may not span.
+def spannable(length: int) -> int:
+    """Return the longest gap that some window of `length` steps is sure to span, with an observation on either side."""
+    return length - 1 - _grid(length)
 
-    `missing` is ``(time, components)``. Where a gap is longer than a window, this one lies within it.
+
+def gap_starts(missing: np.ndarray, wanted: np.ndarray, starts: np.ndarray, length: int) -> NDArray[np.int64]:
+    """Return the first steps of few further windows, so that each gap is seen as well as windows can.
+
+    Some window spans it, from an observation before to one after; if it is longer than :func:`spannable`, some windows
+    reach half their length into it from either side.
+
+    Parameters
+    ----------
+    missing, wanted
+        ``(time, components)``, True where a value is missing, and where an estimate is asked for.
+    starts
+        The first steps of the windows that there are.
+    length
+        Steps of a window.
     """
-    last = len(missing) - length
+    steps, half, grid = len(missing), length // 2, _grid(length)
+    last = steps - length
     if last <= 0:
         return np.empty(0, dtype=np.int64)
-    found = {
-        int(np.clip((start + end - length) // 2, 0, last))
-        for column in missing.T
-        for start, end in gaps(column)
-        if end - start >= length - stride
-    }
-    return np.array(sorted(found), dtype=np.int64)
+    ranges = []
+    for column, asked in zip(missing.T, wanted.T, strict=True):
+        for first, end in gaps(column):
+            if not asked[first:end].any():
+                continue
+            if first > 0 and end < steps and end - first <= spannable(length):
+                ranges.append((end - length + 1, first - 1))
+                continue
+            if first > 0:
+                ranges.append((min(first - half, last), first - 1))
+            if end < steps:
+                ranges.append((end - length + 1, max(end - length + half, 0)))
+    found, added = np.sort(starts).tolist(), [-1]
+    for earliest, latest in sorted(ranges, key=lambda span: span[1]):
+        before = bisect_right(found, latest)
+        if (before and found[before - 1] >= earliest) or added[-1] >= max(earliest, 0):
+            continue
+        added.append(min(latest // grid * grid, last))
+    return np.array(added[1:], dtype=np.int64)
 
 
-def say(before: np.ndarray, after: np.ndarray) -> NDArray[np.float64]:
-    """Return how much a window's estimates count, by the steps to the observations before and after in the window.
-
-    1 with observations on both sides (or of an observed value); with one, the less the farther it is; with none, as
-    little as with one that is a window away. No observation is a negative number of steps.
-    """
-    length = len(before)
-    sides = (before >= 0).astype(int) + (after >= 0)
-    nearest = np.where(before >= 0, before, after)
-    return np.where(sides == 2, 1.0, ONE_SIDED / np.where(sides == 1, np.maximum(nearest, 1), length))
+def _grid(length: int) -> int:
+    """Return the number of steps that the starts of further windows are multiples of: it bounds how many there are."""
+    return max(length // 8, 1)
 
 
 def cut(values: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:

@@ -17,7 +17,9 @@ from birnn_forecast.models._module import GapAwareModule
 
 # gaps are told apart by their length in steps, up to these and above; with fewer values than that in one, all are one
 LENGTHS = (2, 6, 24)
-ENOUGH, MANY, AT_MOST = 50, 500, 20_000
+ENOUGH, AT_MOST = 50, 20_000
+# values to hide of all observed ones (at least a tenth, at most a quarter of them), and outages
+MANY, OUTAGES = 500, 50
 # shares of the series by which gaps are moved
 SHIFTS = (0.5, 0.37, 0.62, 0.21, 0.79, 0.29, 0.71, 0.13, 0.87)
 # an estimate with more than so many times the error of the best takes no part: what it adds is noise
@@ -73,27 +75,41 @@ def calibrated(
 def transplanted(missing: np.ndarray) -> np.ndarray:
     """Return the gaps of ``(time, components)`` moved to where values are observed, False where nothing is hidden.
 
-    They are moved, all together and around the end, by one distance after another until enough is hidden to tell by,
-    but no more than half of a component: what comes after is left alone. Of many gaps only some are taken, so that the
-    series is left much as it is.
+    Class by class of lengths, the longest first, all are moved together, and around the end, by one distance after
+    another, until there is enough to tell by, but no more than half of a component: what comes after is left alone. Of
+    many gaps only some are taken, so that the series is left much as it is.
     """
-    rng = np.random.default_rng(0)
     hidden = np.zeros_like(missing)
     observed = (~missing).sum(axis=0)
-    enough = min(max(MANY, observed.sum() // 10), observed.sum() // 4)
-    for part in SHIFTS:
-        moved = np.roll(missing, max(int(part * len(missing)), 1), axis=0) & ~missing
-        # a gap beside one that is hidden already would be one longer gap
-        moved &= ~(hidden | np.roll(hidden, 1, axis=0) | np.roll(hidden, -1, axis=0))
-        # gaps that start together are one outage: taken or left together
-        taken = rng.random(len(missing)) * moved.sum() < enough - hidden.sum()
-        for component, column in enumerate(moved.T):
-            for start, end in gaps(column):
-                hidden[start:end, component] |= taken[start]
-        hidden &= hidden.cumsum(axis=0) <= observed // 2
-        if hidden.sum() >= 0.8 * enough:
-            break
+    counts = _counts(missing, missing)
+    for number in np.flatnonzero(counts)[::-1]:
+        one_class = missing & (gap_classes(missing) == number)
+        outages = len({start for column in one_class.T for start, _ in gaps(column)})
+        share_of_class = counts[number] / counts.sum()
+        most, least = observed.sum() / 4 * share_of_class, max(observed.sum() / 10, MANY) * share_of_class
+        wanted = max(min(max(least, OUTAGES * counts[number] / outages), most), 2 * ENOUGH)
+        for seed, part in enumerate(SHIFTS):
+            lacking = wanted - _counts(hidden, hidden | missing)[number]
+            if lacking <= 0.2 * wanted:
+                break
+            moved = np.roll(missing, max(int(part * len(missing)), 1), axis=0)
+            moved &= gap_classes(moved) == number
+            share = lacking / max((moved & ~missing).sum(), 1)
+            # gaps that start together are one outage: taken or left together
+            taken = np.random.default_rng(seed).random(len(missing)) < share
+            for component, column in enumerate(moved.T):
+                for start, end in gaps(column):
+                    # side by side, two would be one longer gap
+                    if taken[start] and not hidden[max(start - 1, 0) : end + 1, component].any():
+                        hidden[start:end, component] = True
+            hidden &= ~missing
+            hidden &= hidden.cumsum(axis=0) <= observed // 2
     return hidden
+
+
+def _counts(values: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """Return the number of `values` in gaps of each class."""
+    return np.bincount(gap_classes(missing)[values], minlength=len(LENGTHS) + 1)
 
 
 def references(values: np.ndarray, season_length: int | None) -> np.ndarray:
@@ -126,7 +142,8 @@ def gap_classes(missing: np.ndarray) -> np.ndarray:
 def best_mixtures(truth: np.ndarray, hidden: np.ndarray, missing: np.ndarray, estimates: np.ndarray) -> np.ndarray:
     """Return the shares ``(class, n)`` of estimates in the mixture with the least absolute errors, class by class.
 
-    The first estimate is the network's; where there is too little to tell by, it has all.
+    The first estimate is the network's; where there is too little to tell by, it has all. A class with too little has
+    the shares of the nearest one with enough, of two the longer.
 
     Parameters
     ----------
@@ -145,12 +162,9 @@ def best_mixtures(truth: np.ndarray, hidden: np.ndarray, missing: np.ndarray, es
     classes = gap_classes(missing)
     shares = np.zeros((len(LENGTHS) + 1, len(estimates)))
     shares[:, 0] = 1.0
-    for number, row in enumerate(shares):
+    known = [number for number in range(len(shares)) if (hidden & (classes == number)).sum() >= ENOUGH]
+    for number in known:
         where = hidden & (classes == number)
-        if where.sum() < ENOUGH:
-            where = hidden
-        if where.sum() < ENOUGH:
-            continue
         every = -(-int(where.sum()) // AT_MOST)
         y, guesses = truth[where][::every], estimates[:, where][:, ::every]
         alone = np.abs(guesses - y).mean(axis=1)
@@ -161,8 +175,9 @@ def best_mixtures(truth: np.ndarray, hidden: np.ndarray, missing: np.ndarray, es
             best = able[np.abs((total + guesses[able]) / size - y).mean(axis=1).argmin()]
             picks[best] += 1
             total = total + guesses[best]
-        row[:] = picks / ROUNDS
-    return shares
+        shares[number] = picks / ROUNDS
+    nearest = [min(known, key=lambda other: (abs(other - i), -other), default=i) for i in range(len(shares))]
+    return shares[nearest]
 
 
 def mixed(shares: np.ndarray, missing: np.ndarray, estimates: np.ndarray) -> np.ndarray:

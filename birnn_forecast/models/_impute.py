@@ -12,7 +12,7 @@ from darts.utils.likelihood_models.base import LikelihoodType
 from darts.utils.likelihood_models.torch import TorchLikelihood
 from tqdm import tqdm
 
-from birnn_forecast.data.windows import Blend, cut, gap_lengths, gap_starts, say, triangle, window_starts
+from birnn_forecast.data.windows import Blend, cut, gap_lengths, gap_starts, spannable, triangle, window_starts
 from birnn_forecast.losses import inverse_softplus, parameter_roles
 from birnn_forecast.masks import interpolate, interpolate_seasonal, next_observed, observed_mask, previous_observed
 from birnn_forecast.models._module import GapAwareModule
@@ -74,6 +74,89 @@ class Job(NamedTuple):
     start: int
 
 
+class Views:
+    """What windows say of a series, told apart by what they see of a step's surroundings.
+
+    A window that shows observations before and after a step knows best: what those say is blended by the place of the
+    step in the window. In a gap that no window spans, some see what is before it and some what is after; they count by
+    their nearness to it, and the farther both are, the more does the interpolation of the whole series.
+
+    Parameters
+    ----------
+    target
+        The series ``(time, components)``, NaN where missing.
+    length
+        Steps of a window.
+    n_parameters
+        Raw parameters of a value.
+    """
+
+    def __init__(self, target: np.ndarray, length: int, n_parameters: int):
+        self.length, self.shape = length, (*target.shape, n_parameters)
+        observed = torch.as_tensor(~np.isnan(target))[None]
+        steps = np.arange(len(target))[:, None]
+        before, after = previous_observed(observed)[0].numpy(), next_observed(observed)[0].numpy()
+        self.before = np.where(before >= 0, steps - before, np.inf)
+        self.after = np.where(after < len(target), after - steps, np.inf)
+        # steps of gaps that some window is not sure to span
+        self.open = (self.before + self.after > spannable(length) + 1) & np.isnan(target)
+        self.blends: dict[str, Blend] = {}
+
+    def add(self, start: int, estimate: np.ndarray, before: np.ndarray, after: np.ndarray) -> None:
+        """Add a window's raw parameters, and its steps to the observations before and after (negative: there is none).
+
+        All are ``(time, components, ...)``.
+        """
+        shape = triangle(self.length)[:, None]
+        self._add("both", start, estimate, shape * ((before >= 0) & (after >= 0)))
+        ahead = max(-start, 0)
+        is_open = np.zeros(before.shape, dtype=bool)
+        is_open[ahead:] = self.open[start + ahead : start + self.length]
+        if is_open.any():
+            self._add("before", start, estimate, shape * ((before >= 0) & (after < 0) & is_open))
+            self._add("after", start, estimate, shape * ((before < 0) & (after >= 0) & is_open))
+            self._add("neither", start, estimate, shape * ((before < 0) & (after < 0) & is_open))
+
+    def _add(self, name: str, start: int, estimate: np.ndarray, weight: np.ndarray) -> None:
+        if weight.any():
+            self.blends.setdefault(name, Blend(self.shape)).add(start, estimate, weight)
+
+    def _mean(self, name: str) -> np.ndarray:
+        return self.blends[name].mean() if name in self.blends else np.full(self.shape, np.nan)
+
+    def settled(self, guide: np.ndarray | None, module: GapAwareModule) -> np.ndarray:
+        """Return the raw parameters ``(time, components, parameters)``; `guide` interpolates the whole series."""
+        raw = self._mean("both")
+        if not self.open.any():
+            return raw
+        rest = self.open & np.isnan(raw).all(axis=-1)
+        neither = self._mean("neither")
+        aim = central_value(neither, module)
+        if guide is not None:
+            aim = np.where(np.isnan(aim), guide, aim)
+        sides = [self._mean("before"), self._mean("after")]
+        near = [1 / np.maximum(steps, 1) for steps in (self.before, self.after)]
+        said = [~np.isnan(side).any(axis=-1) for side in sides]
+        trust = [np.maximum(1 - steps / self.length, 0.0) for steps in (self.before, self.after)]
+        # what holds the value before and what holds the one after are together a straight line, if trusted equally
+        trust = [np.where(said[0] & said[1], np.minimum(*trust), one) for one in trust]
+        # without observations on the other side, there is nothing to interpolate with
+        alone = np.isinf(self.before) | np.isinf(self.after)
+        center, spread = np.zeros(self.shape[:2]), np.zeros(self.shape)
+        for side, weight, has_said, share in zip(sides, near, said, trust, strict=True):
+            share = np.where(has_said, np.where(alone, 1.0, share), 0.0)
+            own = np.where(has_said, central_value(side, module), 0.0)
+            center += weight * (share * own + (1 - share) * np.where(np.isnan(aim), own, aim))
+            spread += np.where(has_said[..., None], side, 0.0) * weight[..., None]
+        weight = near[0] + near[1]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            center = np.where(weight > 0, center / weight, aim)
+            shares = near[0] * said[0] + near[1] * said[1]
+            spread = np.where((shares > 0)[..., None], spread / shares[..., None], neither)
+        spread = _carried(spread)
+        return np.where(rest[..., None], moved_to(spread, np.where(rest, center, np.nan), module), raw)
+
+
 class WindowEstimator:
     """Runs a module over windows of many series, batch by batch, and blends what it says of each step.
 
@@ -99,19 +182,21 @@ class WindowEstimator:
         """Return raw parameters ``(time, components, parameters)`` in each series' unit, NaN where none are wanted."""
         guides = self._guides(sources, stride)
         jobs = [
-            Job(i, int(start))
+            Job(i, start)
             for i, source in enumerate(sources)
-            for start in self._starts(source.target, stride)
+            for start in self._starts(source, stride)
             if source.wanted[max(start, 0) : start + self.length].any()
         ]
-        blends = [Blend((*source.target.shape, self.n_parameters)) for source in sources]
-        shape = triangle(self.length)[:, None]
+        views = [Views(source.target, self.length, self.n_parameters) for source in sources]
         for batch, raw, steps in self._run(sources, jobs, guides):
             for job, estimate, (before, after) in zip(batch, raw, steps, strict=True):
                 unseen = (before < 0).all(axis=0) & (after < 0).all(axis=0)
                 estimate = self._follow_guide(estimate, unseen, sources[job.source], guides[job.source], job.start)
-                blends[job.source].add(job.start, estimate, shape * say(before, after))
-        return [_only(blend.mean(), source.wanted) for blend, source in zip(blends, sources, strict=True)]
+                views[job.source].add(job.start, estimate, before, after)
+        return [
+            _only(view.settled(guide, self.module), source.wanted)
+            for view, guide, source in zip(views, guides, sources, strict=True)
+        ]
 
     def estimate_forward(self, sources: Sequence[Source]) -> list[np.ndarray]:
         """Return the same from windows that end with each wanted step: no estimate knows what comes after it."""
@@ -127,21 +212,28 @@ class WindowEstimator:
                 raws[job.source][job.start + self.length - 1] = estimate[-1]
         return [_only(raw, source.wanted) for raw, source in zip(raws, sources, strict=True)]
 
-    def _starts(self, target: np.ndarray, stride: int) -> np.ndarray:
-        regular = window_starts(len(target), self.length, stride)
-        return np.union1d(regular, gap_starts(np.isnan(target), self.length, stride))
+    def _starts(self, source: Source, stride: int) -> list[int]:
+        """Return the first steps of the windows that are to be run: those that show something."""
+        regular = window_starts(len(source.target), self.length, stride)
+        starts = np.union1d(regular, gap_starts(np.isnan(source.target), source.wanted, regular, self.length))
+        shown = ~np.isnan(source.target).all(axis=1)
+        before = np.concatenate([[0], np.cumsum(shown)])
+        ends = np.minimum(starts + self.length, len(shown))
+        seen = before[ends] > before[np.maximum(starts, 0)]
+        # of a series that shows nothing at all, all that is known is its covariates and the training data
+        return starts[seen | source.has_covariates | (not shown.any())].tolist()
 
     def _guides(self, sources: Sequence[Source], stride: int) -> list[np.ndarray | None]:
-        """Return for each series a value for every step, for the windows that show nothing of a component.
+        """Return for each series a value for every step, for gaps that no window spans.
 
         It is the interpolation of the whole series; with covariates, what they say by themselves plus the
-        interpolation of what that leaves unexplained. None where every window shows something, or of a component of
-        which nothing was ever observed.
+        interpolation of what that leaves unexplained. None without such gaps; NaN of a component of which nothing was
+        ever observed.
         """
         guides: list[np.ndarray | None] = []
         for source in sources:
             missing = np.isnan(source.target)
-            if gap_lengths(missing).max(initial=0) < self.length:
+            if gap_lengths(missing).max(initial=0) <= spannable(self.length):
                 guides.append(None)
                 continue
             known = source.target
@@ -335,6 +427,16 @@ def likelihood_parameters(raw: np.ndarray, values: np.ndarray, likelihood: Torch
 
 def _only(raw: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.where(wanted[..., None], raw, np.nan)
+
+
+def _carried(raw: np.ndarray) -> np.ndarray:
+    """Return raw parameters ``(time, components, parameters)``; where there are none, those of the nearest step."""
+    known = torch.as_tensor(~np.isnan(raw).any(axis=-1))[None]
+    steps = np.arange(len(raw))[:, None]
+    before, after = previous_observed(known)[0].numpy(), next_observed(known)[0].numpy()
+    use_before = (before >= 0) & ((after == len(raw)) | (steps - before <= after - steps))
+    nearest = np.where(use_before, before, after).clip(max=len(raw) - 1)
+    return np.take_along_axis(raw, nearest[..., None], axis=0)
 
 
 def _last_value(values: np.ndarray) -> np.ndarray:

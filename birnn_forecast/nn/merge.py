@@ -1,4 +1,7 @@
-"""How the forward and the backward state of a step become one."""
+"""How the forward and the backward state of a step become one.
+
+Before a window's start, where the forward direction has no state yet, it is `neutral`.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +13,8 @@ from torch import Tensor, nn
 
 class Concat(nn.Module):
     """``[f; b]``, as ``nn.GRU(bidirectional=True)`` returns it."""
+
+    neutral = 0.0
 
     def __init__(self, hidden_size: int):
         super().__init__()
@@ -23,6 +28,8 @@ class Concat(nn.Module):
 
 class Sum(nn.Module):
     """``f + b``."""
+
+    neutral = 0.0
 
     def __init__(self, hidden_size: int):
         super().__init__()
@@ -44,7 +51,9 @@ class Mean(Sum):
 
 
 class Product(Sum):
-    """``f * b``, element by element."""
+    """``f * b``, element by element; ``b`` where there is no forward state yet."""
+
+    neutral = 1.0
 
     def forward(
         self, f: Float[Tensor, "batch time hidden"], b: Float[Tensor, "batch time hidden"]
@@ -58,6 +67,8 @@ class Gate(nn.Module):
     ``g, r = sigmoid(W [f; b] + c)``, then ``[(1 - g) f + g b; (1 - r) b + r f]``. Closed gates (``g = r = 0``) are
     exactly :class:`Concat`; the bias starts at -2, nearly closed.
     """
+
+    neutral = 0.0
 
     def __init__(self, hidden_size: int):
         super().__init__()

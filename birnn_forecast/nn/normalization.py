@@ -5,7 +5,6 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm
 
 from birnn_forecast.masks import fill, masked_mean, masked_var
 
@@ -198,20 +197,21 @@ class ShrunkInstanceNorm(InstanceNorm):
 
 
 class MaskedBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of the features of all valid steps (Ioffe & Szegedy 2015); padding has no say."""
+    """Batch normalisation of the features of all valid steps (Ioffe & Szegedy 2015); padding has no say in them."""
 
     def forward(
         self, x: Float[Tensor, "batch time features"], valid: Bool[Tensor, "batch time"]
     ) -> Float[Tensor, "batch time features"]:
-        if self.training and int(valid.sum()) > 1:
-            y = torch.zeros_like(x)
-            y[valid] = super().forward(x[valid])
-            return y
+        mean, var = self.running_mean, self.running_var
+        assert mean is not None
+        assert var is not None
         # a lone step has no batch statistics of its own
-        y = batch_norm(
-            x.flatten(0, 1), self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
-        )
-        return y.unflatten(0, x.shape[:2]) * valid[:, :, None]
+        if self.training and int(valid.sum()) > 1:
+            steps = x[valid]
+            with torch.no_grad():
+                super().forward(steps)  # updates the running statistics
+            mean, var = steps.mean(dim=0), steps.var(dim=0, correction=0)
+        return (x - mean) * (var + self.eps).rsqrt() * self.weight + self.bias
 
 
 class MaskedLayerNorm(nn.LayerNorm):
@@ -220,7 +220,7 @@ class MaskedLayerNorm(nn.LayerNorm):
     def forward(
         self, x: Float[Tensor, "batch time features"], valid: Bool[Tensor, "batch time"]
     ) -> Float[Tensor, "batch time features"]:
-        return super().forward(x) * valid[:, :, None]
+        return super().forward(x)
 
 
 NORMALIZATIONS: dict[str, type[nn.Module]] = {"batch": MaskedBatchNorm, "layer": MaskedLayerNorm}

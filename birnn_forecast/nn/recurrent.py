@@ -6,7 +6,7 @@ the start a state holds what the backward direction, which runs on, knows of the
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -125,12 +125,14 @@ class BidirectionalEncoder(nn.Module):
         """Return the merged states of the last layer, and its last forward merged with its first backward state."""
         valid = valid_steps(start, x.shape[1])
         for layer, scan in enumerate(self.forwards):
-            f = scan(x, start) * valid[:, :, None]
+            merge: Any = self.merges[layer] if self.backwards else None
+            neutral = merge.neutral if merge is not None else 0.0
+            f = torch.where(valid[:, :, None], scan(x, start), neutral)
             final = f[:, -1:]
             if self.backwards:
                 b = self.backwards[layer](x, start)
                 first = torch.gather(b, 1, start[:, None, None].expand(-1, 1, b.shape[-1]))
-                f, final = self.merges[layer](f, b), self.merges[layer](final, first)
+                f, final = merge(f, b), merge(final, first)
             x = f
             if layer < len(self.norms):
                 x = self.dropouts[layer](self.norms[layer](x, valid))

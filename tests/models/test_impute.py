@@ -12,7 +12,9 @@ from darts.utils.data.torch_datasets.utils import PLModuleInput
 from darts.utils.likelihood_models import GaussianLikelihood, QuantileRegression
 
 from birnn_forecast import BiGRUModel, GRINModel, URNNModel
+from birnn_forecast.data.windows import gap_lengths
 from birnn_forecast.masks import interpolate, interpolate_seasonal, observed_mask
+from birnn_forecast.models._calibration import transplanted
 from birnn_forecast.models._impute import Source, device_of, passes
 from tests.conftest import make_model, make_series, quiet_trainer
 from tests.models.contract_helpers import FUTURE, PAST, Recorder, add, assert_same, change, differs, fitted
@@ -233,6 +235,45 @@ def test_a_gap_longer_than_the_window_follows_the_whole_series(model_class, seas
     assert np.abs(full.values() - bridge(series, season))[61:93].max() < 25
     assert np.abs(full.values()[61:93, 0] - values[61:93]).max() < 25
     assert_filled(full, series, center=400, reach=400)
+
+
+def test_bands_do_not_leap_where_no_window_spans_a_gap():
+    t = np.arange(400)
+    values = 0.5 * t + np.random.default_rng(0).normal(size=400)
+    series = TimeSeries.from_values(values.astype(np.float32))
+    model = fitted(BiGRUModel, series, likelihood=QUANTILES, n_epochs=4, masking_rate=0.5)
+    widths = {}
+    for length in (8, 11, 12, 14, 24, 60):
+        series = TimeSeries.from_values(np.where((t >= 200) & (t < 200 + length), np.nan, values).astype(np.float32))
+        bands = model.impute(series, predict_likelihood_parameters=True)
+        widths[length] = (bands.values()[:, 2] - bands.values()[:, 0])[200 : 200 + length]
+    assert (widths[60] > 0).all()
+    for length in (11, 12, 14, 24, 60):
+        assert widths[length].max() < 3 * widths[8].max()
+        assert widths[length].min() > widths[8].min() / 5
+
+
+def test_a_gap_that_no_window_spans_leans_on_both_its_sides():
+    t = np.arange(200)
+    line = TimeSeries.from_values((3.0 * t).astype(np.float32))
+    model = fitted(BiGRUModel, line, n_epochs=1, optimizer_kwargs={"lr": 1e-6})  # windows hold what they see
+    for length in (11, 12, 13, 20):
+        gap = slice(80, 80 + length)
+        full = model.impute(change(line, gap, np.nan), calibrate=False).values()[gap, 0]
+        # holding either side to the other would be off by 3 * length
+        assert np.abs(full - 3.0 * t[gap]).max() < 3.0 * length / 5
+        if length < 13:  # windows reach its middle from both sides
+            assert np.abs(full - 3.0 * t[gap])[length // 2] < 0.1
+
+
+def test_a_long_gap_among_many_short_ones_is_calibrated_on_long_ones():
+    rng = np.random.default_rng(0)
+    missing = rng.random((400, 1)) < 0.1
+    missing[200:226] = True
+    hidden = transplanted(missing)
+    lengths = gap_lengths(hidden | missing)[hidden]
+    assert (lengths >= 26).sum() >= 50
+    assert (lengths <= 2).sum() >= 10
 
 
 @both_networks

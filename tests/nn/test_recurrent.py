@@ -108,9 +108,14 @@ def test_padding_on_the_left_equals_no_padding(encoder, normalization, pads, cel
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_before_the_start_the_states_know_how_far_it_is_and_what_comes(encoder):
+@pytest.mark.parametrize(
+    "options", [{}, {"normalization": "layer"}, {"normalization": "batch"}, {"merge": "mul"}], ids=str
+)
+def test_before_the_start_the_states_know_how_far_it_is_and_what_comes(encoder, options):
     torch.manual_seed(4)
-    network = ENCODERS[encoder]("GRU", num_layers=2).double().eval()
+    if encoder == "urnn" and "merge" in options:
+        pytest.skip("a U-RNN merges nothing")
+    network = ENCODERS[encoder]("GRU", num_layers=2, **options).double().eval()
     x, start = torch.randn(1, 10, 3, dtype=torch.float64), torch.tensor([6])
     states, final = network(x, start)
     assert (states[0, :5] - states[0, 1:6]).abs().amax(dim=1).min() > 1e-6
