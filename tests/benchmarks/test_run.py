@@ -1,0 +1,197 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.models import MODELS, SUITE_MODELS
+from benchmarks.store import SCHEMA, TIMING, Store
+from benchmarks.tasks import SUITES, TASKS
+
+pytestmark = [
+    pytest.mark.usefixtures("made_up"),
+    # from fev, where only one model is of a kind
+    pytest.mark.filterwarnings("ignore:Mean of empty slice:RuntimeWarning"),
+]
+ROOT = Path(__file__).parents[2]
+STEPS = ("--budget-steps", "3")
+
+
+def run(out, *options):
+    return main(["run", "--suite", "fake", "--out", str(out), *options])
+
+
+def files(out):
+    return {file: file.stat().st_mtime_ns for file in Path(out).glob("*/*") if file.parent.name != "__pycache__"}
+
+
+def comparable(out):
+    """Rows without what may differ between two runs, and forecasts."""
+    rows = pd.read_parquet(Path(out) / "rows.parquet").drop(columns=list(TIMING))
+    return rows, {file.name: file.read_bytes() for file in (Path(out) / "forecasts").iterdir()}
+
+
+def assert_same(one, other):
+    (rows, forecasts), (other_rows, other_forecasts) = comparable(one), comparable(other)
+    pd.testing.assert_frame_equal(rows, other_rows, check_exact=True)
+    assert forecasts == other_forecasts
+
+
+def test_a_run_writes_rows_manifest_and_a_leaderboard_and_survives_a_failure(tmp_path, capsys):
+    assert run(tmp_path, *STEPS, "--seeds", "1,2") == 0
+    rows = pd.read_parquet(tmp_path / "rows.parquet")
+    assert list(rows.columns) == SCHEMA.names
+    assert rows.groupby("status").size().to_dict() == {"failed": 2, "ok": 12}
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["budget"] == {"seconds": None, "steps": 3}
+    assert manifest["seeds"] == [1, 2]
+    assert manifest["threads"] == 1
+    assert manifest["packages"]["darts"]
+    assert manifest["fingerprints"]["fake one, seed 1"] == "made up"
+    assert {"git", "dirty", "processor", "date"} <= set(manifest)
+    printed = capsys.readouterr()
+    assert "noise" in printed.out
+    assert "failed: fake one, broken, seed 1: RuntimeError: no convergence" in printed.out
+    assert "left" in printed.err  # the progress bar
+
+
+def test_resume_computes_only_what_is_new(tmp_path, capsys):
+    run(tmp_path, *STEPS, "--models", "noise")
+    before = files(tmp_path)
+    with pytest.raises(SystemExit):
+        run(tmp_path, *STEPS, "--models", "noise")
+    assert "--resume" in capsys.readouterr().err
+    run(tmp_path, *STEPS, "--models", "noise, other,broken", "--resume")
+    after = files(tmp_path)
+    assert before.items() < after.items()
+    rows = pd.read_parquet(tmp_path / "rows.parquet")
+    assert set(rows["model"]) == {"noise", "noise, other", "broken", "last", "zeros"}
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert [one["models"] for one in (manifest, *manifest["earlier"])] == [["noise, other", "broken"], ["noise"]]
+
+
+def test_failed_cells_are_tried_again_only_if_asked(tmp_path, monkeypatch):
+    options = (*STEPS, "--tasks", "fake one", "--models", "broken")
+    run(tmp_path, *options)
+    before = files(tmp_path)
+    run(tmp_path, *options, "--resume")
+    assert files(tmp_path) == before
+    run(tmp_path, *options, "--resume", "--retry-failed")
+    changed = [file for file, changed in files(tmp_path).items() if changed != before[file]]
+    assert len(changed) == 1
+
+
+def test_of_superseded_rows_the_latest_counts(tmp_path):
+    options = ("--tasks", "fake one", "--models", "noise")
+    for resume, steps in (((), "3"), (("--resume",), "4"), (("--resume",), "3")):
+        run(tmp_path, *options, "--budget-steps", steps, *resume)
+        rows = pd.read_parquet(tmp_path / "rows.parquet").set_index("model")
+        assert json.loads(rows.loc["noise", "budget"])["steps"] == int(steps)
+        assert list(rows.index) == ["last", "noise"]
+
+
+def test_two_runs_are_equal_byte_for_byte(tmp_path):
+    for place in "ab":
+        run(tmp_path / place, *STEPS)
+    assert_same(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_dry_run_prints_the_cells_and_computes_nothing(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(out, *STEPS, "--models", "noise,endless", "--seeds", "1,2", "--dry-run") == 0
+    assert not out.exists()
+    printed = capsys.readouterr().out
+    assert printed.count("takes") == 8
+    assert printed.count("not run, would take    9000.0 CPU s") == 2
+    assert "10 cells, 0.01 CPU hours expected; 0 are finished." in printed
+    run(out, *STEPS, "--models", "noise")
+    capsys.readouterr()
+    run(out, *STEPS, "--models", "noise", "--dry-run")
+    assert "0 cells, 0.00 CPU hours expected; 5 are finished." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((), "--budget-cpu SECONDS or --budget-steps N"),
+        ((*STEPS, "--models", "noise,nobody"), "got 'nobody'"),
+        ((*STEPS, "--tasks", "fake three"), "got 'fake three'"),
+        ((*STEPS, "--suite", "none"), "--suite must be one of"),
+        ((*STEPS, "--address", "auto"), "--engine ray"),
+        ((*STEPS, "--budget-cpu", "3"), "not allowed with"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, capsys, options, words):
+    with pytest.raises(SystemExit, match="2"):
+        run(tmp_path, *options)
+    assert words in capsys.readouterr().err
+
+
+def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
+    def interrupted(view, budget, seed):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(MODELS, "broken", dataclasses.replace(MODELS["broken"], run=interrupted))
+    assert run(tmp_path, *STEPS) == 130
+    assert "--resume" in capsys.readouterr().err
+    assert len(pd.read_parquet(tmp_path / "rows.parquet")) >= 2
+
+
+def test_list_names_suites_data_and_models(capsys):
+    assert main(["list"]) == 0
+    printed = capsys.readouterr().out
+    for name in [*SUITES, *TASKS, *MODELS, "licence", "cite", "cannot: learn"]:
+        assert name in printed
+
+
+def test_every_suite_has_tasks_models_and_baselines():
+    for suite, tasks in SUITES.items():
+        assert {TASKS[task].kind for task in tasks} == {MODELS[model].kind for model in SUITE_MODELS[suite]}
+        for task in tasks:
+            assert MODELS[TASKS[task].baseline].kind == TASKS[task].kind
+
+
+def test_rows_go_to_any_place_that_fsspec_knows():
+    import fsspec
+
+    out = "memory://somewhere/run"
+    try:
+        run(out, *STEPS, "--models", "noise")
+        assert Store(out).used()
+        assert len(Store(out).rows()) == 5
+        run(out, *STEPS, "--models", "noise", "--resume")
+    finally:
+        fsspec.filesystem("memory").rm("/somewhere", recursive=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_killed_run_goes_on_where_it_was(tmp_path, jobs):
+    command = [sys.executable, "-m", "tests.benchmarks.fakes", "run", "--suite", "fake", *STEPS]
+    command += ["--seeds", "1,2,3", "--jobs", jobs, "--out"]
+    out = tmp_path / "killed"
+    environment = os.environ | {"FAKE_SECONDS": "1"}
+    process = subprocess.Popen([*command, out], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("cells/*.parquet"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (out / "rows.parquet").exists()
+    time.sleep(2)  # workers end with their parent
+    before = files(out)
+    finished = len(list(out.glob("cells/*.parquet")))
+    assert 3 <= finished < 19
+    subprocess.run([*command, out, "--resume"], cwd=ROOT, check=True)
+    after = files(out)
+    cells = {file: changed for file, changed in before.items() if file.suffix == ".parquet"}
+    assert cells.items() <= after.items()
+    assert run(tmp_path / "whole", *STEPS, "--seeds", "1,2,3") == 0
+    assert_same(out, tmp_path / "whole")
