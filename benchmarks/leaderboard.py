@@ -5,6 +5,8 @@ tasks and other models against which a model's score is the smaller one, half fo
 the geometric mean of the scores. Intervals: 95 %, bootstrap over tasks.
 """
 
+import warnings
+
 import fev
 import pandas as pd
 from fev.analysis import RESULTS_DTYPES
@@ -81,9 +83,12 @@ def _leaderboard(rows: pd.DataFrame) -> pd.DataFrame | None:
     rows = with_baseline(rows)
     if rows.empty:
         return None
-    board = fev.leaderboard(
-        to_fev(rows), missing_strategy="impute", baseline_model=baseline_of(rows), n_resamples=N_RESAMPLES
-    ).rename_axis("model")
+    with warnings.catch_warnings():
+        # a lone model has no others to win against
+        warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
+        board = fev.leaderboard(
+            to_fev(rows), missing_strategy="impute", baseline_model=baseline_of(rows), n_resamples=N_RESAMPLES
+        ).rename_axis("model")
     board["fit_seconds"] = board.pop("median_training_time_s")
     board["predict_seconds"] = board.pop("median_inference_time_s")
     models = rows.groupby("model")

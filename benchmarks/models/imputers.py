@@ -232,11 +232,15 @@ def split(train: list[TimeSeries], chunk: int) -> tuple[list[TimeSeries], list[T
                 kept.append(one)
             continue
         kept.append(one[:-held])
-        windows += [one[end - chunk - 1 : end] for end in range(len(one), len(one) - held + chunk, -chunk)]
+        observed = np.flatnonzero(~np.isnan(one.values()).all(axis=1))
+        for end in range(len(one), len(one) - held + chunk, -chunk):
+            # a window ends with the value to forecast: that must be known
+            end = 1 + max(observed[observed < end], default=0)
+            if end > chunk:
+                windows.append(one[end - chunk - 1 : end])
     if not windows:
         raise ValueError(f"No training part has the {2 * chunk + 2} steps of a window and of one for validation.")
-    # a window of nothing cannot be scored
-    return kept, [one for one in windows if (~np.isnan(one.values())).sum() > 0]
+    return kept, windows
 
 
 def run_pypots(view: ImputationView, budget: Budget, seed: int, cls: str, options: dict[str, Any]) -> Answer:
