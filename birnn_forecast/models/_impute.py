@@ -79,7 +79,8 @@ class Views:
 
     A window that shows observations before and after a step knows best: what those say is blended by the place of the
     step in the window. In a gap that no window spans, some see what is before it and some what is after; they count by
-    their nearness to it, and the farther both are, the more does the interpolation of the whole series.
+    their nearness to it, and the farther both are, the more does the interpolation of the whole series, unless the
+    network has other things to go by: covariates, or other components.
 
     Parameters
     ----------
@@ -89,10 +90,12 @@ class Views:
         Steps of a window.
     n_parameters
         Raw parameters of a value.
+    informed
+        ``(time, components)``, True where the network knows of something else at that time than the component itself.
     """
 
-    def __init__(self, target: np.ndarray, length: int, n_parameters: int):
-        self.length, self.shape = length, (*target.shape, n_parameters)
+    def __init__(self, target: np.ndarray, length: int, n_parameters: int, informed: np.ndarray):
+        self.length, self.shape, self.informed = length, (*target.shape, n_parameters), informed
         observed = torch.as_tensor(~np.isnan(target))[None]
         steps = np.arange(len(target))[:, None]
         before, after = previous_observed(observed)[0].numpy(), next_observed(observed)[0].numpy()
@@ -135,8 +138,10 @@ class Views:
         if guide is not None:
             aim = np.where(np.isnan(aim), guide, aim)
         sides = [self._mean("before"), self._mean("after")]
-        near = [1 / np.maximum(steps, 1) for steps in (self.before, self.after)]
         said = [~np.isnan(side).any(axis=-1) for side in sides]
+        # who knows of other things needs no second side
+        mute = [self.informed & ~said[i] & said[1 - i] for i in range(2)]
+        near = [~m / np.maximum(steps, 1) for m, steps in zip(mute, (self.before, self.after), strict=True)]
         trust = [np.maximum(1 - steps / self.length, 0.0) for steps in (self.before, self.after)]
         # what holds the value before and what holds the one after are together a straight line, if trusted equally
         trust = [np.where(said[0] & said[1], np.minimum(*trust), one) for one in trust]
@@ -144,7 +149,7 @@ class Views:
         alone = np.isinf(self.before) | np.isinf(self.after)
         center, spread = np.zeros(self.shape[:2]), np.zeros(self.shape)
         for side, weight, has_said, share in zip(sides, near, said, trust, strict=True):
-            share = np.where(has_said, np.where(alone, 1.0, share), 0.0)
+            share = np.where(has_said, np.where(alone | self.informed, 1.0, share), 0.0)
             own = np.where(has_said, central_value(side, module), 0.0)
             center += weight * (share * own + (1 - share) * np.where(np.isnan(aim), own, aim))
             spread += np.where(has_said[..., None], side, 0.0) * weight[..., None]
@@ -187,7 +192,7 @@ class WindowEstimator:
             for start in self._starts(source, stride)
             if source.wanted[max(start, 0) : start + self.length].any()
         ]
-        views = [Views(source.target, self.length, self.n_parameters) for source in sources]
+        views = [Views(source.target, self.length, self.n_parameters, self._informed(source)) for source in sources]
         for batch, raw, steps in self._run(sources, jobs, guides):
             for job, estimate, (before, after) in zip(batch, raw, steps, strict=True):
                 unseen = (before < 0).all(axis=0) & (after < 0).all(axis=0)
@@ -211,6 +216,14 @@ class WindowEstimator:
             for job, estimate in zip(batch, raw, strict=True):
                 raws[job.source][job.start + self.length - 1] = estimate[-1]
         return [_only(raw, source.wanted) for raw, source in zip(raws, sources, strict=True)]
+
+    def _informed(self, source: Source) -> np.ndarray:
+        observed = ~np.isnan(source.target)
+        if source.has_covariates:
+            return np.ones_like(observed)
+        if not self.module.network.mixes_components:
+            return np.zeros_like(observed)
+        return observed.sum(axis=1, keepdims=True) > observed
 
     def _starts(self, source: Source, stride: int) -> list[int]:
         """Return the first steps of the windows that are to be run: those that show something."""
