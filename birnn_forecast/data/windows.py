@@ -115,6 +115,15 @@ def gap_lengths(missing: np.ndarray) -> NDArray[np.int64]:
     return lengths
 
 
+def whole_gaps(missing: np.ndarray, wanted: np.ndarray) -> NDArray[np.bool_]:
+    """Return ``(time, components)``, True at all steps of the gaps that something is wanted of."""
+    whole = np.zeros_like(missing)
+    for component, column in enumerate(missing.T):
+        for start, end in gaps(column):
+            whole[start:end, component] = wanted[start:end, component].any()
+    return whole
+
+
 def gaps(missing: np.ndarray) -> NDArray[np.int64]:
     """Return the first step of each gap of one component and the step after its last, ``(gap, 2)``."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], missing, [False]])))

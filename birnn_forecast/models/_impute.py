@@ -12,7 +12,16 @@ from darts.utils.likelihood_models.base import LikelihoodType
 from darts.utils.likelihood_models.torch import TorchLikelihood
 from tqdm import tqdm
 
-from birnn_forecast.data.windows import Blend, cut, gap_lengths, gap_starts, spannable, triangle, window_starts
+from birnn_forecast.data.windows import (
+    Blend,
+    cut,
+    gap_lengths,
+    gap_starts,
+    spannable,
+    triangle,
+    whole_gaps,
+    window_starts,
+)
 from birnn_forecast.losses import inverse_softplus, parameter_roles
 from birnn_forecast.masks import interpolate, interpolate_seasonal, next_observed, observed_mask, previous_observed
 from birnn_forecast.models._module import GapAwareModule
@@ -186,12 +195,7 @@ class WindowEstimator:
     def estimate(self, sources: Sequence[Source], stride: int) -> list[np.ndarray]:
         """Return raw parameters ``(time, components, parameters)`` in each series' unit, NaN where none are wanted."""
         guides = self._guides(sources, stride)
-        jobs = [
-            Job(i, start)
-            for i, source in enumerate(sources)
-            for start in self._starts(source, stride)
-            if source.wanted[max(start, 0) : start + self.length].any()
-        ]
+        jobs = [Job(i, start) for i, source in enumerate(sources) for start in self._starts(source, stride)]
         views = [Views(source.target, self.length, self.n_parameters, self._informed(source)) for source in sources]
         for batch, raw, steps in self._run(sources, jobs, guides):
             for job, estimate, (before, after) in zip(batch, raw, steps, strict=True):
@@ -228,13 +232,20 @@ class WindowEstimator:
     def _starts(self, source: Source, stride: int) -> list[int]:
         """Return the first steps of the windows that are to be run: those that show something."""
         regular = window_starts(len(source.target), self.length, stride)
-        starts = np.union1d(regular, gap_starts(np.isnan(source.target), source.wanted, regular, self.length))
-        shown = ~np.isnan(source.target).all(axis=1)
-        before = np.concatenate([[0], np.cumsum(shown)])
-        ends = np.minimum(starts + self.length, len(shown))
-        seen = before[ends] > before[np.maximum(starts, 0)]
-        # of a series that shows nothing at all, all that is known is its covariates and the training data
-        return starts[seen | source.has_covariates | (not shown.any())].tolist()
+        missing = np.isnan(source.target)
+        starts = np.union1d(regular, gap_starts(missing, source.wanted, regular, self.length))
+        shown: np.ndarray = ~missing.all(axis=1)
+        # the windows at a gap's ends have their say in its middle, too
+        asked: np.ndarray = whole_gaps(missing, source.wanted).any(axis=1)
+        seen, needed = (self._any(steps, starts) for steps in (shown, asked))
+        # a window of one step, or of a series that shows nothing at all, has only covariates and the training data
+        some = seen | source.has_covariates | (not shown.any()) | (self.length == 1)
+        return starts[needed & some].tolist()
+
+    def _any(self, steps: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """Return for each window whether any of its steps is True."""
+        before = np.concatenate([[0], np.cumsum(steps)])
+        return before[np.minimum(starts + self.length, len(steps))] > before[np.maximum(starts, 0)]
 
     def _guides(self, sources: Sequence[Source], stride: int) -> list[np.ndarray | None]:
         """Return for each series a value for every step, for gaps that no window spans.
