@@ -234,9 +234,9 @@ class WindowEstimator:
         regular = window_starts(len(source.target), self.length, stride)
         missing = np.isnan(source.target)
         starts = np.union1d(regular, gap_starts(missing, source.wanted, regular, self.length))
-        shown: np.ndarray = ~missing.all(axis=1)
+        shown = np.asarray(~missing.all(axis=1))
         # the windows at a gap's ends have their say in its middle, too
-        asked: np.ndarray = whole_gaps(missing, source.wanted).any(axis=1)
+        asked = np.asarray(whole_gaps(missing, source.wanted).any(axis=1))
         seen, needed = (self._any(steps, starts) for steps in (shown, asked))
         # a window of one step, or of a series that shows nothing at all, has only covariates and the training data
         some = seen | source.has_covariates | (not shown.any()) | (self.length == 1)
