@@ -55,9 +55,9 @@ class _Movable:
         if all(tensor.device == device for tensor in tensors.values()):
             return self
         # what is pinned need not be waited for
-        return self.replace(**{
-            name: tensor.to(device, non_blocking=device.type == "cuda") for name, tensor in tensors.items()
-        })
+        return self.replace(
+            **{name: tensor.to(device, non_blocking=device.type == "cuda") for name, tensor in tensors.items()}
+        )
 
     def pin_memory(self):
         """Return the batch in pinned memory."""

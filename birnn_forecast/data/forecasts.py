@@ -34,7 +34,9 @@ def forecast_series(
         key = (tuple(schema["columns"]), schema["time_freq"], schema["time_name"], id(static))
         like = made.get(key) if hierarchy is None else None
         if like is None or len(like) != len(values):
-            one = _build_forecast_series_from_schema(values, schema, start, component_names is not None, component_names)
+            one = _build_forecast_series_from_schema(
+                values, schema, start, component_names is not None, component_names
+            )
             made[key] = one
         else:
             one = TimeSeries.__new__(TimeSeries)

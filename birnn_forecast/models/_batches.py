@@ -4,11 +4,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytorch_lightning as pl
+import torch
 from darts.utils.utils import _build_tqdm_iterator
+from lightning_fabric.utilities.apply_func import move_data_to_device
+from pytorch_lightning.plugins.precision import Precision
+from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.strategies import SingleDeviceStrategy
 
 from birnn_forecast.data.batches import collate_inference, collate_training, in_batches
 from birnn_forecast.data.forecasts import Indices, forecast_series
 
+LARGER, LARGEST = 8, 256
+"""Prediction keeps nothing for gradients: batches this much larger than in training, up to so many windows."""
 
 if TYPE_CHECKING:
     from darts.models.forecasting.torch_forecasting_model import MixedCovariatesTorchModel as Base
@@ -21,6 +28,50 @@ class KeptTrainer(NamedTuple):
 
     settings: dict[str, Any]
     trainer: pl.Trainer
+
+
+class Shortcut(NamedTuple):
+    """Does what a trainer does for a prediction where it would do nothing else: without its loop, hooks and checks."""
+
+    trainer: pl.Trainer
+
+    @classmethod
+    def serves(cls, trainer: Any, model: pl.LightningModule) -> bool:
+        """Return whether the trainer has predicted with this model, and has nothing else to do in a prediction."""
+        return (
+            trainer.lightning_module is model
+            and type(trainer.strategy) is SingleDeviceStrategy
+            and trainer.strategy.root_device == model.device == torch.device("cpu")
+            and type(trainer.precision_plugin) is Precision
+            and isinstance(trainer.profiler, PassThroughProfiler)
+            and trainer.limit_predict_batches == 1.0
+            and trainer.predict_loop.inference_mode
+            and not any(_has_a_say(callback) for callback in trainer.callbacks)
+        )
+
+    @torch.inference_mode()
+    def predict(self, model: pl.LightningModule, datamodule: pl.LightningDataModule) -> list:
+        """Return what ``trainer.predict`` would."""
+        training = [(module, module.training) for module in model.modules()]
+        model.eval()
+        try:
+            model.on_predict_start()
+            return [
+                model.predict_step(move_data_to_device(batch, model.device), number)
+                for number, batch in enumerate(datamodule.predict_dataloader())
+            ]
+        finally:
+            model.on_predict_end()
+            for module, mode in training:
+                module.training = mode
+
+
+def _has_a_say(callback: pl.Callback) -> bool:
+    """Return whether a callback (a progress bar, a user's own) does anything in a prediction."""
+    hooks = [name for name in vars(pl.Callback) if name.startswith("on_predict")]
+    if not type(callback).__module__.startswith(("pytorch_lightning.", "birnn_forecast.")):
+        hooks += ["setup", "teardown"]
+    return any(getattr(type(callback), name) is not getattr(pl.Callback, name) for name in hooks)
 
 
 class BatchesMixin(Base):
@@ -46,6 +97,8 @@ class BatchesMixin(Base):
         own = trainer is None
         if own and kept is not None and kept.settings == settings:
             trainer = kept.trainer
+        if kwargs.get("batch_size") is None and self._is_deterministic(**kwargs):
+            kwargs["batch_size"] = max(self.batch_size, min(LARGER * self.batch_size, LARGEST))
         params = super()._setup_for_predict(
             *args, trainer=trainer, verbose=verbose, dataloader_kwargs=options, **kwargs
         )
@@ -56,6 +109,10 @@ class BatchesMixin(Base):
         if own and params["trainer"].world_size == 1:
             params["settings"] = settings
         return params
+
+    def _is_deterministic(self, mc_dropout=False, predict_likelihood_parameters=False, **kwargs) -> bool:
+        """Return whether a forecast is the same, to rounding, in a batch of any size: no random numbers are drawn."""
+        return not mc_dropout and (self.likelihood is None or predict_likelihood_parameters)
 
     def _predict(
         self,
@@ -68,7 +125,10 @@ class BatchesMixin(Base):
         predict_likelihood_parameters=False,
         settings=None,
     ):
-        found = super()._predict(trainer, model, datamodule, verbose=verbose, values_only=True)
+        shortcut = settings is not None and Shortcut.serves(trainer, model)
+        found = super()._predict(
+            Shortcut(trainer) if shortcut else trainer, model, datamodule, verbose=verbose, values_only=True
+        )
         if settings is not None:
             self._kept_trainer = KeptTrainer(settings, trainer)
         if values_only:

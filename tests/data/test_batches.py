@@ -105,9 +105,7 @@ def inputs(draw, series_length=(1, 40)):
         before, after = draw(st.integers(-2, 6)), draw(st.sampled_from([extra, extra, 3, 0, -2]))
         if draw(st.booleans()) and len(set(lengths)) == 1:
             return [make(max(lengths[0] + before + after, 1), width, freq, -before, dtype, seed)] * n_series
-        return [
-            make(max(n + before + after, 1), width, freq, -before, dtype, seed + i) for i, n in enumerate(lengths)
-        ]
+        return [make(max(n + before + after, 1), width, freq, -before, dtype, seed + i) for i, n in enumerate(lengths)]
 
     return {"series": series, "past_covariates": covariates(50, 2), "future_covariates": covariates(80, 1)}
 
@@ -133,8 +131,10 @@ class TestTraining:
         weight = data.draw(st.sampled_from([None, "linear", "exponential", "one", "each", "wrong"]))
         width = {"one": 1, "each": series[0].n_components, "wrong": series[0].n_components + 1}.get(weight)
         if width:
-            weight = [s.with_values(np.random.default_rng(0).random((len(s), 1, 1))) for s in
-                      (one[one.components[0]] for one in series)]
+            weight = [
+                s.with_values(np.random.default_rng(0).random((len(s), 1, 1)))
+                for s in (one[one.components[0]] for one in series)
+            ]
             weight = [w if width == 1 else TimeSeries(w.time_index, np.tile(w.values(), (1, width))) for w in weight]
         params["sample_weight"] = weight
         if kind == "horizon":
