@@ -1,10 +1,12 @@
 """Fast ways through Darts' workflows: batches cut at once, one trainer for all predictions, forecasts made together."""
 
 from collections.abc import Callable
+from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from darts.models.forecasting.torch_forecasting_model import TorchForecastingModel
 from darts.utils.utils import _build_tqdm_iterator
 from lightning_fabric.utilities.apply_func import move_data_to_device
 from pytorch_lightning.plugins.precision import Precision
@@ -88,6 +90,12 @@ class BatchesMixin(Base):
             datamodule.val_dataset = in_batches(datamodule.val_dataset)
         return params
 
+    @wraps(TorchForecastingModel.predict_from_dataset)
+    def predict_from_dataset(self, n, dataset, trainer=None, batch_size=None, *args, **kwargs):
+        if batch_size is None and not args and self._is_deterministic(**kwargs):
+            batch_size = max(self.batch_size, min(LARGER * self.batch_size, LARGEST))
+        return super().predict_from_dataset(n, dataset, trainer, batch_size, *args, **kwargs)
+
     def _setup_for_predict(self, *args, trainer=None, verbose=None, dataloader_kwargs=None, **kwargs):
         options = _collate_with(collate_inference, dataloader_kwargs)
         # what fails or tunes a trainer on the way does not leave it to the next prediction
@@ -97,8 +105,6 @@ class BatchesMixin(Base):
         own = trainer is None
         if own and kept is not None and kept.settings == settings:
             trainer = kept.trainer
-        if kwargs.get("batch_size") is None and self._is_deterministic(**kwargs):
-            kwargs["batch_size"] = max(self.batch_size, min(LARGER * self.batch_size, LARGEST))
         params = super()._setup_for_predict(
             *args, trainer=trainer, verbose=verbose, dataloader_kwargs=options, **kwargs
         )
