@@ -10,6 +10,7 @@ from darts.utils.serialization import add_safe_globals, safe_globals
 from darts.utils.ts_utils import series2seq
 from torch.nn.modules import activation
 
+from birnn_forecast.models._batches import BatchesMixin
 from birnn_forecast.models._checks import (
     check_choice,
     check_integer,
@@ -60,7 +61,7 @@ def _allow_family(method: Callable) -> Callable:
     return load
 
 
-class GapAwareModel(ImputingMixin, MixedCovariatesTorchModel):
+class GapAwareModel(ImputingMixin, BatchesMixin, MixedCovariatesTorchModel):
     """Base of the family: a Darts torch model that takes series with gaps as they are.
 
     A subclass lists its parameters in ``__init__``, which does nothing but ``super().__init__()``: Darts' metaclass has

@@ -6,7 +6,13 @@ from typing import Any, NamedTuple
 import torch
 import torchmetrics
 from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
-from darts.utils.data.torch_datasets.utils import ModuleStage, PLModuleInput, PLModuleOutput, TorchTrainingBatch
+from darts.utils.data.torch_datasets.utils import (
+    ModuleStage,
+    PLModuleInput,
+    PLModuleOutput,
+    TorchInferenceBatch,
+    TorchTrainingBatch,
+)
 from darts.utils.torch import MonteCarloDropout
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -35,6 +41,16 @@ class Reading(NamedTuple):
     window: Window
     encoding: Encoding
     statistics: WindowStatistics | None
+
+
+class Predicted(tuple):
+    """Forecasts of a batch, and their labels, which Lightning would copy in moving them from the device."""
+
+    __slots__ = ()
+
+    def to(self, device: torch.device):
+        """Return the same with the forecasts on `device`."""
+        return type(self)((self[0].to(device), *self[1:]))
 
 
 class GapAwareModule(PLForecastingModule):
@@ -234,6 +250,10 @@ class GapAwareModule(PLForecastingModule):
         self.log(f"{stage.value}_loss", loss, batch_size=weight, prog_bar=True, sync_dist=True)
         self._update_metrics(output, batch.future_target, metrics)
         return loss
+
+    def predict_step(self, batch: TorchInferenceBatch, batch_idx: int, dataloader_idx: int | None = None) -> Predicted:
+        """Return the forecasts of a batch, their series' schemas and first times."""
+        return Predicted(super().predict_step(batch, batch_idx, dataloader_idx))
 
     def _earlier_losses(self, reading: Reading, labels: Tensor, weights: Tensor | None) -> Tensor | float:
         """Return the mean absolute errors of the estimates that the last one was made from, if there are any."""

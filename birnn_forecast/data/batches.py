@@ -1,0 +1,446 @@
+"""Batches of windows by one gather per kind of array: those that Darts cuts and stacks window by window, only sooner.
+
+Darts' datasets return one window at a time, which then are stacked. :class:`TrainingBatches` and
+:class:`InferenceBatches` wrap such a dataset and answer PyTorch's request for a whole batch (``__getitems__``): the
+values of all series stand in one array, and the windows' first rows are found by arithmetic. Whatever that does not
+cover (a window that Darts would refuse, say) is left to Darts.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from darts import TimeSeries
+from darts.utils.data import (
+    HorizonBasedTorchTrainingDataset,
+    SequentialTorchInferenceDataset,
+    SequentialTorchTrainingDataset,
+    ShiftedTorchTrainingDataset,
+    TorchInferenceDataset,
+    TorchTrainingDataset,
+)
+from darts.utils.data.torch_datasets.dataset import TorchDataset
+from darts.utils.data.torch_datasets.utils import (
+    TorchInferenceBatch,
+    TorchInferenceSample,
+    TorchTrainingBatch,
+    TorchTrainingSample,
+    _batch_collate_fn_predict,
+    _batch_collate_fn_train,
+)
+from numpy.typing import NDArray
+from torch import Tensor
+
+Integers = NDArray[np.int64]
+NOWHERE = -(2**40)
+"""The position of a step that a series' index does not hold: outside of every series."""
+
+
+class _Plain(Exception):  # noqa: N818 - not an error
+    """These series are left to Darts."""
+
+
+class _Movable:
+    """A batch of which only the tensors are moved: Lightning would copy all that Darts' own batches hold."""
+
+    __slots__ = ()
+    __dataclass_fields__: dict[str, Any]
+    replace: Callable
+
+    def to(self, device: torch.device, **kwargs):
+        """Return the batch on `device`, this one if it is there."""
+        tensors = self._tensors()
+        if all(tensor.device == device for tensor in tensors.values()):
+            return self
+        # what is pinned need not be waited for
+        return self.replace(
+            **{name: tensor.to(device, non_blocking=device.type == "cuda") for name, tensor in tensors.items()}
+        )
+
+    def pin_memory(self):
+        """Return the batch in pinned memory."""
+        return self.replace(**{name: tensor.pin_memory() for name, tensor in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+
+class TrainingBatch(_Movable, TorchTrainingBatch):
+    """Darts' batch for training."""
+
+    __slots__ = ()
+
+
+class InferenceBatch(_Movable, TorchInferenceBatch):
+    """Darts' batch for prediction."""
+
+    __slots__ = ()
+
+
+class _Stack:
+    """The values of several series in one array ``(sum of steps, components)``.
+
+    A series that comes several times (covariates of many targets) is held once.
+    """
+
+    def __init__(self, series: Sequence[TimeSeries]):
+        distinct = {id(one): one for one in series}
+        if any(not one.is_deterministic for one in distinct.values()):
+            raise _Plain
+        arrays = [one.all_values(copy=False)[:, :, 0] for one in distinct.values()]
+        if any(array.dtype != arrays[0].dtype or array.shape[1] != arrays[0].shape[1] for array in arrays):
+            raise _Plain
+        self.values = np.ascontiguousarray(arrays[0]) if len(arrays) == 1 else np.concatenate(arrays)
+        ends = np.cumsum([len(array) for array in arrays])
+        place = {key: number for number, key in enumerate(distinct)}
+        places = np.array([place[id(one)] for one in series])
+        self.length: Integers = np.diff(ends, prepend=0)[places]
+        self.first: Integers = ends[places] - self.length
+
+
+class _Span:
+    """The windows of one kind: `length` steps of a stack, from `start` steps after the first target on.
+
+    Parameters
+    ----------
+    stack
+        Where the values stand.
+    lead
+        Position in each series of the stack of the first step of its target series.
+    start
+        First step, counted from the first step of the horizon.
+    length
+        Number of steps.
+    """
+
+    def __init__(self, stack: _Stack, lead: Integers, start: int, length: int):
+        self.stack, self.lead, self.start, self.length = stack, lead, start, length
+        self.origin: Integers = stack.first + lead + start
+        self._set_view()
+
+    def _set_view(self) -> None:
+        values = self.stack.values
+        # a window that does not fit is never asked for
+        shape = (max(len(values) - self.length + 1, 0), self.length, values.shape[1])
+        strides = (values.strides[0], *values.strides)
+        self.view = np.lib.stride_tricks.as_strided(values, shape, strides, writeable=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # the view would be written out window by window
+        return {name: value for name, value in self.__dict__.items() if name != "view"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._set_view()
+
+    def holds(self, earliest: Integers, latest: Integers, padded: bool) -> NDArray[np.bool_]:
+        """Return for which series the windows of the horizons from `earliest` to `latest` are within the series."""
+        first = earliest + self.start
+        inside = self.lead + latest + self.start + self.length <= self.stack.length
+        if padded:
+            inside &= first + self.length > 0
+            first = np.maximum(first, 0)
+        return inside & (self.lead + first >= 0)
+
+    def cut(self, series: Integers, horizon: Integers, missing: Integers | None = None) -> Tensor:
+        """Return the windows before or after the `horizon` starts, the first `missing` steps of each NaN."""
+        rows = self.origin[series] + horizon
+        if missing is None:
+            return torch.from_numpy(self.view[rows])
+        steps = np.arange(self.length)
+        windows = self.stack.values[np.maximum(rows[:, None] + steps, (rows + missing)[:, None])]
+        windows[steps < missing[:, None]] = np.nan
+        return torch.from_numpy(windows)
+
+
+class _Windows:
+    """The spans of a dataset, and the series whose windows all lie within their series and covariates.
+
+    Parameters
+    ----------
+    dataset
+        One of Darts'.
+    weight
+        Weight of the targets, if any.
+    earliest, latest
+        First and last position in each target series at which a horizon starts.
+    shift
+        Steps from the first of the input chunk to the first of the horizon.
+    horizon
+        Steps of the horizon.
+    beyond
+        Steps of the past covariates after the input chunk.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        weight: Sequence[TimeSeries] | None,
+        earliest: Integers,
+        latest: Integers,
+        shift: int,
+        horizon: int,
+        beyond: int = 0,
+    ):
+        series, past, future = dataset.series, dataset.past_covariates, dataset.future_covariates
+        chunk = dataset.input_chunk_length
+        target = _Stack(series)
+        zero = np.zeros(len(series), dtype=np.int64)
+        self.pasts = {"past_target": _Span(target, zero, -shift, chunk)}
+        self.futures: dict[str, _Span] = {}
+        if past is not None:
+            stack, lead = _Stack(past), _leads(series, past)
+            self.pasts["past_covariates"] = _Span(stack, lead, -shift, chunk)
+            if beyond:
+                self.futures["future_past_covariates"] = _Span(stack, lead, chunk - shift, beyond)
+        if future is not None:
+            stack, lead = _Stack(future), _leads(series, future)
+            self.pasts["historic_future_covariates"] = _Span(stack, lead, -shift, chunk)
+            self.futures["future_covariates"] = _Span(stack, lead, 0, horizon)
+        if isinstance(dataset, TorchTrainingDataset):
+            self.futures["future_target"] = _Span(target, zero, 0, horizon)
+        if weight is not None:
+            self.futures["sample_weight"] = _Span(_Stack(weight), _leads(series, weight), 0, horizon)
+            if self.futures["sample_weight"].stack.values.shape[1] not in (1, target.values.shape[1]):
+                raise _Plain
+        self.static = _static(series) if dataset.uses_static_covariates_covariates else None
+        self.shift = shift
+        self.padded = bool((earliest < shift).any())
+        good = np.ones(len(series), dtype=bool)
+        for span in self.pasts.values():
+            good &= span.holds(earliest, latest, padded=True)
+        for span in self.futures.values():
+            good &= span.holds(earliest, latest, padded=False)
+        self.bad: NDArray[np.bool_] | None = None if good.all() else ~good
+
+    def cut(self, series: Integers, horizon: Integers) -> dict[str, Tensor]:
+        """Return the arrays of the windows whose horizons start at `horizon` in the `series`."""
+        if self.bad is not None and self.bad[series].any():
+            raise _Plain
+        missing = None
+        if self.padded and (horizon < self.shift).any():
+            missing = np.maximum(self.shift - horizon, 0)
+        arrays = {name: span.cut(series, horizon, missing) for name, span in self.pasts.items()}
+        for name, span in self.futures.items():
+            arrays[name] = span.cut(series, horizon)
+        if self.static is not None:
+            arrays["static_covariates"] = torch.from_numpy(self.static[series])
+        return arrays
+
+
+def _static(series: Sequence[TimeSeries]) -> np.ndarray:
+    """Return the static covariates of all series, ``(series, components or 1, covariates)``."""
+    values = [one.static_covariates_values(copy=False) for one in series]
+    first = values[0]
+    if any(v is None or v.shape != first.shape or v.dtype != first.dtype for v in values) or first.dtype == object:
+        raise _Plain
+    return np.stack(values)
+
+
+def _leads(targets: Sequence[TimeSeries], others: Sequence[TimeSeries]) -> Integers:
+    """Return for each target series the position of its first step in the other series."""
+    known: dict[tuple[int, int], int] = {}
+    leads = np.empty(len(targets), dtype=np.int64)
+    for number, (target, other) in enumerate(zip(targets, others, strict=True)):
+        key = (id(target._time_index), id(other._time_index))
+        if key not in known:
+            known[key] = _lead(target, other)
+        leads[number] = known[key]
+    return leads
+
+
+def _lead(target: TimeSeries, other: TimeSeries) -> int:
+    if target.freq != other.freq:
+        return NOWHERE
+    times, places = target._time_index, other._time_index
+    try:
+        return places.get_loc(times[0])
+    except KeyError:
+        pass
+    try:
+        return -times.get_loc(places[0])
+    except KeyError:
+        return NOWHERE
+
+
+class TrainingBatches(TorchTrainingDataset):
+    """One of Darts' training datasets, whose batches are cut at once.
+
+    Parameters
+    ----------
+    dataset
+        A ``ShiftedTorchTrainingDataset`` or one of Darts' subclasses of it.
+    """
+
+    def __init__(self, dataset: ShiftedTorchTrainingDataset):
+        super().__init__()
+        self.dataset = dataset
+        self.length = np.array([len(one) for one in dataset.series])
+        self.in_series = self._windows_in_series()
+        self.within = np.maximum(self.in_series, 1)
+        reached = np.minimum(self.in_series, dataset.max_samples_per_ts)
+        earliest = self._end(np.arange(len(self.length)), reached - 1) - dataset.output_chunk_length
+        latest = self._end(np.arange(len(self.length)), np.zeros_like(reached)) - dataset.output_chunk_length
+        if dataset.output_chunk_length == 0:
+            raise _Plain
+        self.windows = _Windows(
+            dataset, dataset.sample_weight, earliest, latest, dataset.shift, dataset.output_chunk_length
+        )
+        if (self.in_series < 1).any():
+            bad = np.zeros(len(self.length), dtype=bool) if self.windows.bad is None else self.windows.bad
+            self.windows.bad = bad | (self.in_series < 1)
+
+    def _windows_in_series(self) -> Integers:
+        dataset = self.dataset
+        if isinstance(dataset, HorizonBasedTorchTrainingDataset):
+            enough = self.length >= (dataset.lookback + dataset.max_lh) * dataset.output_chunk_length
+            return np.where(enough, dataset.max_samples_per_ts, 0)
+        return -((self.length - dataset.size_of_both_chunks + 1) // -dataset.stride)
+
+    def _end(self, series: Integers, number: Integers) -> Integers:
+        """Return the step after the last of the horizon of the windows with this `number`, counted from the latest."""
+        end = self.length[series] - number * self.dataset.stride
+        if isinstance(self.dataset, HorizonBasedTorchTrainingDataset):
+            end = end - (self.dataset.min_lh - 1) * self.dataset.output_chunk_length
+        return end
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> TorchTrainingSample:
+        return self.dataset[index]
+
+    def __getitems__(self, indices: Sequence[int]) -> TorchTrainingBatch | list[TorchTrainingSample]:
+        """Return the batch of the samples with these `indices`."""
+        try:
+            series, number = np.divmod(np.asarray(indices), self.dataset.max_samples_per_ts)
+            # fewer windows than asked for are run through again; of a series without any, Darts has something to say
+            number %= self.within[series]
+            horizon = self._end(series, number) - self.dataset.output_chunk_length
+            return TrainingBatch(**self.windows.cut(series, horizon))
+        except _Plain:
+            return [self.dataset[index] for index in indices]
+
+
+class _Label(NamedTuple):
+    """What the forecasts of one series are labelled with."""
+
+    schema: dict[str, Any]
+    times: pd.Index
+    end: Any
+    freq: Any
+
+
+class InferenceBatches(TorchInferenceDataset):
+    """One of Darts' inference datasets, whose batches are cut at once.
+
+    Parameters
+    ----------
+    dataset
+        A ``SequentialTorchInferenceDataset``.
+    """
+
+    def __init__(self, dataset: SequentialTorchInferenceDataset):
+        super().__init__()
+        self.dataset = dataset
+        self.length = np.array([len(one) for one in dataset.series])
+        first = last = self.length
+        if dataset.bounds is not None:
+            first, last = dataset.bounds.T
+            self.before: Integers = np.concatenate([[0], dataset.cum_lengths[:-1]])
+        shift = dataset.output_chunk_shift
+        n, horizon = dataset.n, dataset.output_chunk_length
+        self.windows = _Windows(
+            dataset,
+            None,
+            first + shift,
+            last + shift,
+            dataset.input_chunk_length + shift,
+            max(n, horizon),
+            max(0, n - horizon),
+        )
+        short = self.length < dataset.min_input_chunk_length
+        if short.any():
+            self.windows.bad = short if self.windows.bad is None else self.windows.bad | short
+        self.labels: dict[int, _Label] = {}
+        self.starts: dict[tuple[int, int], Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> TorchInferenceSample:
+        return self.dataset[index]
+
+    def __getitems__(self, indices: Sequence[int]) -> TorchInferenceBatch | list[TorchInferenceSample]:
+        """Return the batch of the samples with these `indices`."""
+        dataset = self.dataset
+        try:
+            series = numbers = np.asarray(indices)
+            if dataset.bounds is None:
+                end = self.length[series]
+            else:
+                series = np.searchsorted(dataset.cum_lengths, numbers, side="right")
+                end = dataset.bounds[series, 0] + (numbers - self.before[series]) * dataset.stride
+            horizon = end + dataset.output_chunk_shift
+            arrays: dict[str, Any] = self.windows.cut(series, horizon)
+        except _Plain:
+            return [dataset[index] for index in indices]
+        labels = [self._label(one) for one in series.tolist()]
+        arrays["series_schema"] = [_fresh(label.schema) for label in labels]
+        arrays["pred_time"] = [self._start(*pair) for pair in zip(labels, horizon.tolist(), strict=True)]
+        return InferenceBatch(**arrays)
+
+    def _label(self, number: int) -> _Label:
+        if number not in self.labels:
+            one = self.dataset.series[number]
+            self.labels[number] = _Label(one.schema(copy=False), one._time_index, one.end_time(), one.freq)
+        return self.labels[number]
+
+    def _start(self, label: _Label, step: int) -> Any:
+        key = (id(label.times), step)
+        if key not in self.starts:
+            steps = len(label.times)
+            inside = step < steps
+            self.starts[key] = label.times[step] if inside else label.end + (step + 1 - steps) * label.freq
+        return self.starts[key]
+
+
+def _fresh(value: Any) -> Any:
+    """Return a value whose dictionaries and lists are new, as Lightning returns it from moving a batch to a device."""
+    if type(value) is dict:
+        return {name: _fresh(item) if isinstance(item, dict | list) else item for name, item in value.items()}
+    if type(value) is list:
+        return [_fresh(item) for item in value]
+    return value
+
+
+BATCHES: dict[type, Callable[[Any], TorchDataset]] = {
+    ShiftedTorchTrainingDataset: TrainingBatches,
+    SequentialTorchTrainingDataset: TrainingBatches,
+    HorizonBasedTorchTrainingDataset: TrainingBatches,
+    SequentialTorchInferenceDataset: InferenceBatches,
+}
+
+
+def in_batches(dataset: Any) -> Any:
+    """Return `dataset` with batches cut at once, or as it is: of a user's own class, or with stochastic series."""
+    wrapper = BATCHES.get(type(dataset))
+    if wrapper is None:
+        return dataset
+    try:
+        return wrapper(dataset)
+    except _Plain:
+        return dataset
+
+
+def collate_training(batch: Any) -> TorchTrainingBatch:
+    """Return a batch that was cut at once as it is, and stack samples as Darts does."""
+    return batch if isinstance(batch, TorchTrainingBatch) else _batch_collate_fn_train(batch)
+
+
+def collate_inference(batch: Any) -> TorchInferenceBatch:
+    """Return a batch that was cut at once as it is, and stack samples as Darts does."""
+    return batch if isinstance(batch, TorchInferenceBatch) else _batch_collate_fn_predict(batch)
