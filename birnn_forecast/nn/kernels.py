@@ -6,11 +6,13 @@ tiles of rows times one vector of units, as neither numba nor LLVM finds the vec
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding as llvm
 import numba
 import numpy as np
+import torch
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -22,6 +24,14 @@ BYTES = 64 if FEATURES.get("avx512f") else 32 if FEATURES.get("avx2") else 16
 ROWS = 8 if BYTES == 64 else 4
 # units are filled up to a multiple of this
 UNITS = 16
+
+
+def compiled(function: Callable) -> Callable:
+    """Compile `function`, for good where there is a place to keep it."""
+    try:
+        return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    except RuntimeError:  # no directory can be written
+        return numba.njit(nogil=True, error_model="numpy")(function)
 
 
 class Vectors:
@@ -74,7 +84,7 @@ class Vectors:
         return self.builder.fmul(a, b)
 
     def exp(self, x: Any) -> Any:
-        """``2**n * exp(r)`` with ``|r| <= ln(2) / 2``, by Taylor's series; NaN stays NaN."""
+        """By Taylor's series of r, ``x = n ln(2) + r``; NaN stays NaN."""
         single = self.bits == 32
         bound, digits, terms = (87.0, 23, 7) if single else (708.0, 52, 13)
         for sign, compare in ((1.0, ">"), (-1.0, "<")):
@@ -91,9 +101,7 @@ class Vectors:
         for k in range(terms - 1, -1, -1):
             y = self.fma(y, r, self.number(1 / math.factorial(k)))
         exponent = self.builder.shl(self.builder.bitcast(shifted, self.integers), self.integer(digits))
-        return self.builder.bitcast(
-            self.builder.add(self.builder.bitcast(y, self.integers), exponent), self.type
-        )
+        return self.builder.bitcast(self.builder.add(self.builder.bitcast(y, self.integers), exponent), self.type)
 
     def sigmoid(self, x: Any) -> Any:
         one = self.number(1.0)
@@ -101,9 +109,12 @@ class Vectors:
 
     def tanh(self, x: Any) -> Any:
         one = self.number(1.0)
-        return self.fma(
-            self.number(-2.0), self.builder.fdiv(one, self.add(one, self.exp(self.add(x, x)))), one
-        )
+        return self.fma(self.number(-2.0), self.builder.fdiv(one, self.add(one, self.exp(self.add(x, x)))), one)
+
+
+def sizes(hidden: int, dtype: torch.dtype) -> tuple[int, int]:
+    """Return the number of units filled up to a multiple of ``UNITS``, and the numbers in a vector."""
+    return -(-hidden // UNITS) * UNITS, BYTES // dtype.itemsize
 
 
 def pointer(context: Any, builder: Any, array_type: Any, array: Any, at: Any) -> Any:
@@ -285,7 +296,7 @@ def product_row(typingctx, a, a_at, a_stride, w, w_at, length, out, out_at, out_
     return signature, lambda *args: product_tile(1, *args)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def gru_forward(bias, w, start, out, kept, n_time, n_rows, size, width, first, last, backward, keep):
     """Run all steps of rows `first` to `last`."""
     stride = 4 * size if keep else 3 * size
@@ -316,7 +327,7 @@ def gru_forward(bias, w, start, out, kept, n_time, n_rows, size, width, first, l
                     out[(t * n_rows + row) * size : (t * n_rows + row + 1) * size] = 0
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def gru_backward(
     grad, grad_time, grad_row, w, start, out, kept, sums, n_time, n_rows, size, width, first, last, backward
 ):
