@@ -70,14 +70,15 @@ def states(
     """
     if not can_run(rnns, x):
         return None
-    parameters = [p for rnn in rnns for p in rnn._flat_weights]
+    parameters: list[Any] = [p for rnn in rnns for p in rnn._flat_weights]
     gradient = torch.is_grad_enabled() and any(p.requires_grad for p in (x, *parameters))
     module = kernels(x.dtype, gradient)
     if module is None:
         return None
     if start is None:
         start = x.new_zeros(x.shape[1], dtype=torch.long)
-    elif not any(backwards):
+    start = start.long().contiguous()
+    if not any(backwards):
         # what is not a number would turn weights into NaN, even times a gradient of 0
         before = torch.arange(len(x))[:, None] < start
         x = x.masked_fill(before[:, :, None], 0.0) if before.any() else x
@@ -178,7 +179,7 @@ class GRULayers(torch.autograd.Function):
         n = len(ctx.backwards)
         parameters, outputs, kept = rest[: 4 * n], rest[4 * n : 5 * n], rest[5 * n :]
         if torch.is_grad_enabled():
-            return twice_differentiable(grads, x, start, ctx.backwards, parameters, ctx.needs_input_grad)
+            return tuple(twice_differentiable(grads, x, start, ctx.backwards, parameters, ctx.needs_input_grad))
         # the gradients overwrite what was kept: to come here a second time takes another forward pass
         if not ctx.fresh:
             kept = run_forward(kernels(x.dtype, True), x, start, ctx.backwards, parameters, keep=True)[1]
@@ -287,7 +288,7 @@ def twice_differentiable(
     needed: Sequence[bool],
 ) -> list[Tensor | None]:
     """Return the gradients of :class:`GRULayers`' inputs by torch's own operations."""
-    inputs = [x, None, None, *parameters]
+    inputs: list[Any] = [x, None, None, *parameters]
     outputs = []
     valid = (torch.arange(len(x))[:, None] >= start)[:, :, None]
     for i, backward in enumerate(backwards):

@@ -6,7 +6,7 @@ the start a state holds what the backward direction, which runs on, knows of the
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -77,12 +77,12 @@ class Scan(nn.Module):
 
 
 def both_states(
-    forward: Scan,
-    backward: Scan,
+    forward: Any,
+    backward: Any,
     x: Float[Tensor, "batch time features"],
     start: Int[Tensor, " batch"],
 ) -> tuple[Float[Tensor, "batch time hidden"], Float[Tensor, "batch time hidden"]]:
-    """Return the states of two layers that read the same steps, in one call where that is faster."""
+    """Return the states of two :class:`Scan` that read the same steps, in one call where that is faster."""
     if not any(scan._forward_hooks or scan._forward_pre_hooks for scan in (forward, backward)):
         states = recurrence.states([forward.rnn, backward.rnn], [False, True], x.transpose(0, 1), start)
         if states is not None:
