@@ -245,13 +245,8 @@ def autocast(scan, x, start):
         return scan(x, start)
 
 
-def compiled(scan, x, start):
-    return torch.compile(scan, backend="eager", fullgraph=True)(x, start)
-
-
-@pytest.mark.filterwarnings("ignore")
 def traced(scan, x, start):
-    return torch.jit.trace(scan, (x, start))(x, start)
+    return torch.jit.trace(scan, (x, start), check_trace=False)(x, start)
 
 
 def exported(scan, x, start):
@@ -285,7 +280,7 @@ def without_numba(scan, x, start):
 
 @pytest.mark.parametrize(
     "way",
-    [autocast, compiled, traced, exported, functional, hooked, half, chosen, without_numba],
+    [autocast, traced, exported, functional, hooked, half, chosen, without_numba],
     ids=lambda f: f.__name__,
 )
 @pytest.mark.filterwarnings("ignore")
@@ -371,14 +366,23 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 """
 
 
-@pytest.mark.parametrize(("after", "environment"), [("", {}), (FORK, {}), ("", {"NUMBA_DISABLE_JIT": "1"})])
-def test_threads_forks_and_no_compiler(after, environment):
+COMPILE = """
+with torch.no_grad():
+    compiled = torch.compile(encoder, backend="eager", fullgraph=True)(x, start)[0]
+    torch.testing.assert_close(compiled, encoder(x, start)[0], rtol=0, atol=1e-5)
+"""
+
+
+@pytest.mark.parametrize(
+    ("after", "environment"), [("", {}), (FORK, {}), (COMPILE, {}), ("", {"NUMBA_DISABLE_JIT": "1"})]
+)
+def test_threads_forks_compilation_and_no_numba(after, environment):
     code = IN_A_PROCESS.format(after=after)
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=100,
         env={**os.environ, **environment},
     )
     assert result.stdout == "fine\n", result.stderr
