@@ -382,7 +382,7 @@ def test_threads_forks_compilation_and_no_numba(after, environment):
         [sys.executable, "-W", "ignore", "-c", code],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=600,
         env={**os.environ, **environment},
     )
     assert result.stdout == "fine\n", result.stderr
