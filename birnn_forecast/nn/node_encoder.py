@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from birnn_forecast.nn import recurrence
 from birnn_forecast.nn.merge import CrossGate
 from birnn_forecast.nn.node_graph import Exchange, NodeGraph
 from birnn_forecast.nn.recurrent import CELLS, reset_recurrent_parameters, shift_time, valid_steps
@@ -140,12 +141,15 @@ class NodeScan(nn.Module):
 
     def _run(self, x: Tensor, start: Tensor | None) -> Tensor:
         rows = x.flatten(1, 2)
-        if self.backward:
+        starts = None if start is None else start.repeat_interleave(x.shape[2])
+        fast = recurrence.states([self.rnn], [self.backward], rows, starts)
+        if fast is not None:
+            states = fast[0]
+        elif self.backward:
             states = self.rnn(rows.flip(0))[0].flip(0)
-        elif start is None:
+        elif starts is None:
             states = self.rnn(rows)[0]
         else:
-            by = start.repeat_interleave(x.shape[2])
-            shifted = shift_time(rows.transpose(0, 1), by).transpose(0, 1)
-            states = shift_time(self.rnn(shifted)[0].transpose(0, 1), -by).transpose(0, 1)
+            shifted = shift_time(rows.transpose(0, 1), starts).transpose(0, 1)
+            states = shift_time(self.rnn(shifted)[0].transpose(0, 1), -starts).transpose(0, 1)
         return states.unflatten(1, x.shape[1:3])
