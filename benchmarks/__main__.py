@@ -53,7 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--retry-failed", action="store_true", help="with --resume: run failed cells again")
     run.add_argument("--engine", choices=["local", "ray"], default="local")
     run.add_argument("--address", help="of the Ray cluster; one is started on this machine if not given")
-    run.add_argument("--jobs", type=int, default=1, help="processes of the local engine (default: 1)")
+    run.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="processes of the local engine (default: 1); 0: this process, which a cell may then take down",
+    )
     run.add_argument("--data-dir", type=Path, help="folder with the data sets; without it they are downloaded")
 
     report = commands.add_parser("report", help="write an HTML page and a Markdown leaderboard")
@@ -225,7 +230,10 @@ def _report(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     from benchmarks.check import check
 
-    return check(args.folder, args.goals)
+    try:
+        return check(args.folder, args.goals)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _compare(args: argparse.Namespace) -> int:

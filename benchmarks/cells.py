@@ -19,6 +19,7 @@ import json
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +37,8 @@ from benchmarks.tasks import TASKS
 from benchmarks.threads import one_thread
 
 VERSION = 1
+# whose versions can change a figure
+LIBRARIES = ("darts", "numpy", "pytorch-lightning", "scikit-learn", "statsforecast", "statsmodels", "torch")
 # a method that is not trained and is expected to take longer is listed as not run
 MOST_SECONDS = 2 * 3600.0
 
@@ -111,6 +114,7 @@ def cell_hash(cell: Cell, digest: str) -> str:
         "data": digest,
         "model": [model.name, model.family, model.ablation_of, model.config],
         "code": model_code(model),
+        "versions": {name: version(name) for name in LIBRARIES},
     }
     if model.trained:
         settings |= {"seed": cell.seed, "budget": asdict(cell.budget)}

@@ -34,7 +34,7 @@ def check(folder: Path, goals: Path) -> int:
     """Print figure, interval and verdict of each goal; return 1 if one is missed or cannot be computed, else 0."""
     wanted = tomllib.loads(Path(goals).read_text()).get("goal", [])
     if not wanted:
-        raise ValueError(f"`{goals}` has no [[goal]] table.")
+        raise ValueError(f"`--goals` must be a file with [[goal]] tables, got {goals}, which has none.")
     for goal in wanted:
         _complain(goal)
     rows = read_rows(Path(folder))

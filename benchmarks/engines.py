@@ -23,11 +23,11 @@ Rows = Iterator[dict[str, Any]]
 
 
 def run_local(jobs: list[Job], data_dir: Path | None, out: str, workers: int = 1) -> Rows:
-    """Run cells in this process, or in several `workers`.
+    """Run cells in `workers`, processes that are started for it, or with 0 in this one.
 
     A worker that dies, for lack of memory say, costs its cell, which gets a row with status "failed", and no other.
     """
-    if workers == 1:
+    if workers == 0:
         for job in jobs:
             yield run_cell(job.cell, data_dir, out)
         return

@@ -20,13 +20,12 @@ import torch
 from darts import TimeSeries
 from darts.utils.likelihood_models import QuantileRegression
 
-from benchmarks.imputation import Task, linear, mae_mse, make_task, seasonal_linear
+from benchmarks.imputation import CHUNKS, Task, linear, mae_mse, make_task, seasonal_linear
 from benchmarks.quiet import QUIET_TRAINER, quiet
 from birnn_forecast import GRINModel
 from birnn_forecast.training import TimeBudget
 
 # the same for all data of one frequency: input chunk and windows per batch
-CHUNKS = {"h": (72, 4), "30min": (336, 2), "D": (70, 8), "W": (156, 8)}
 QUANTILES = [round(0.05 * i, 2) for i in range(1, 20)]
 
 

@@ -18,55 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from darts import TimeSeries
-from sklearn.linear_model import Ridge
 
 from benchmarks.gate_imputation import make_model
-from benchmarks.imputation import DATA, PATTERNS, Task, linear, mae_mse, make_task, seasonal_linear
+from benchmarks.imputation import DATA, PATTERNS, linear, mae_mse, make_task, ridge, seasonal_linear
 from benchmarks.quiet import quiet
 from birnn_forecast.imputation import SeasonalLinearImputer
-from birnn_forecast.models._calibration import transplanted
 
 SETS = ("AQI-36", *DATA)
 CELLS = [(name, pattern) for name in SETS for pattern in PATTERNS if pattern != "official"]
-
-
-def ridge(task: Task) -> list[TimeSeries]:
-    """Return the test series filled by ridge regression on lags of all components, linearly filled.
-
-    It is fitted on the visible values of the training part, hidden in the pattern of its own gaps for the purpose.
-    """
-    lags = [0, 1, 2, 3, -1, -2, -3] + ([task.season, -task.season] if task.season else [])
-
-    def features(values: np.ndarray, missing: np.ndarray) -> np.ndarray:
-        filled = linear(_series(values)).values()
-        columns = [np.roll(filled, lag, axis=0) for lag in lags] + [missing.astype(np.float32)]
-        return np.concatenate(columns, axis=1)
-
-    sets = []
-    for series in task.train:
-        values = series.values()
-        hidden = transplanted(np.isnan(values))
-        given = np.where(hidden, np.nan, values)
-        sets.append((features(given, np.isnan(given)), values, hidden))
-    filled = [series.values().copy() for series in task.test]
-    inputs = [features(series.values(), np.isnan(series.values())) for series in task.test]
-    for component in range(filled[0].shape[1]):
-        x = np.concatenate([table[hidden[:, component]] for table, _, hidden in sets])
-        y = np.concatenate([values[hidden[:, component], component] for _, values, hidden in sets])
-        known = ~np.isnan(y)
-        if known.sum() < 10:
-            continue
-        model = Ridge(alpha=1.0).fit(x[known], y[known])
-        for values, table in zip(filled, inputs, strict=True):
-            gaps = np.isnan(values[:, component])
-            if gaps.any():
-                values[gaps, component] = model.predict(table[gaps])
-    return [series.with_values(np.nan_to_num(values)) for series, values in zip(task.test, filled, strict=True)]
-
-
-def _series(values: np.ndarray) -> TimeSeries:
-    return TimeSeries.from_values(values.astype(np.float32))
 
 
 def run(name: str, pattern: str, folder: Path, seconds: float, seed: int) -> dict[str, float]:

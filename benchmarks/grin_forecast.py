@@ -14,8 +14,7 @@ from darts import TimeSeries
 from darts.metrics import mae
 from darts.models import NaiveSeasonal
 
-from benchmarks.gate_imputation import CHUNKS
-from benchmarks.imputation import DATA
+from benchmarks.imputation import CHUNKS, DATA
 from benchmarks.quiet import QUIET_TRAINER, quiet
 from birnn_forecast import GRINModel
 from birnn_forecast.training import TimeBudget

@@ -73,7 +73,7 @@ def block_losses(folder: Path, rows: pd.DataFrame, metric: str) -> Losses | None
         losses = losses.reshape(len(losses), -1, 1 if row["kind"] == "impute" else losses.shape[-1])
         starts = np.arange(0, len(losses), block_length(row, len(losses)))
         totals.append(np.add.reduceat(np.nansum(losses, axis=1), starts))
-        counts.append(np.add.reduceat(np.isfinite(losses).sum(axis=1), starts))
+        counts.append(np.add.reduceat((~np.isnan(losses)).sum(axis=1), starts))
     if len({total.shape for total in totals}) > 1:
         return None
     return Losses(np.stack(totals), np.stack(counts), tuple(rows["seed"]))

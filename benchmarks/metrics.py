@@ -61,7 +61,7 @@ def _checked(name: str, given: np.ndarray, truth: np.ndarray, shape: tuple[int, 
 def _by_component(errors: np.ndarray) -> np.ndarray:
     """Return the mean over the known errors of all forecasts and steps, one a component, NaN if none is known."""
     flat = errors.reshape(-1, errors.shape[-1])
-    known = np.isfinite(flat)
+    known = ~np.isnan(flat)
     count = known.sum(axis=0)
     total = np.where(known, flat, 0.0).sum(axis=0)
     return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)

@@ -371,6 +371,10 @@ def missing(rows: pd.DataFrame) -> tuple[list[dict], list[dict]]:
     ]
     skipped = rows[rows["status"] == "not run"].drop_duplicates(["task", "model"])
     not_run = [{"task": r["task"], "model": r["model"], "reason": r["error"]} for _, r in skipped.iterrows()]
+    for _, row in rows[rows["status"] == "ok"].iterrows():
+        if fallen := json.loads(row["notes"] or "{}").get("fallbacks"):
+            reason = f"a fit failed {fallen} times on {row['n_series']} series: seasonal naive stood in"
+            not_run.append({"task": row["task"], "model": row["model"], "reason": reason})
     for _, of_kind in rows.groupby("kind"):
         there = set(zip(of_kind["task"], of_kind["model"], strict=True))
         for model in of_kind["model"].unique():

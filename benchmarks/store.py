@@ -40,6 +40,8 @@ SCHEMA = pa.schema(
     + [(name, pa.string()) for name in ("notes", "cannot", "fingerprint", "code", "config", "budget", "cell")]
 )
 # what two runs of the same cell may differ in
+# seeds are averaged over rows that agree in these
+ONE_WAY = ["code", "config", "budget"]
 TIMING = ("fit_seconds", "predict_seconds", "notes")
 
 
@@ -106,11 +108,13 @@ class Store:
     def join(self, wanted: list[str]) -> pd.DataFrame:
         """Write ``rows.parquet`` and return it.
 
-        It holds one row for each task, model and seed: that of a cell that is `wanted`, else the latest. Rows of code,
-        settings and budgets that have been superseded stay in ``cells``.
+        It holds one row for each task, model and seed: that of a cell that is `wanted`, else the latest, and of a model
+        on a task only rows of one code, settings and budget. What has been superseded stays in ``cells``.
         """
         rows = self.rows()
         rows = rows.iloc[np.argsort(rows["cell"].isin(wanted).to_numpy(), kind="stable")]
+        latest = rows.groupby(["task", "model"])[ONE_WAY].transform("last")
+        rows = rows[(rows[ONE_WAY].fillna("") == latest.fillna("")).all(axis=1)]
         rows = rows.drop_duplicates(["task", "model", "seed"], keep="last")
         rows = rows.sort_values(["task", "model", "seed"]).reset_index(drop=True)
         self.write("rows.parquet", _parquet(pa.Table.from_pandas(rows, schema=SCHEMA, preserve_index=False)))

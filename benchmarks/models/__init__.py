@@ -10,7 +10,6 @@ if len(MODELS) != len(statistical.MODELS) + len(nets.MODELS) + len(imputers.MODE
 _NETS = [name for name, model in nets.MODELS.items() if model.family != "extra"]
 _IMPUTERS = [name for name, model in imputers.MODELS.items() if model.family != "extra"]
 # those that a rolling forecast of thousands of windows can afford
-_QUICK = ["seasonal naive", "naive", "drift"]
 
 SUITE_MODELS: dict[str, list[str]] = {
     "smoke": [
@@ -27,7 +26,7 @@ SUITE_MODELS: dict[str, list[str]] = {
         "GRIN (imputing)",
     ],
     "mseries": [*statistical.MODELS, *_NETS],
-    "ltsf": [*_QUICK, *_NETS],
+    "ltsf": [*statistical.MODELS, *_NETS],
     "covariates": [*statistical.MODELS, *_NETS],
     "gaps": [*statistical.MODELS, *_NETS],
     "imputation": _IMPUTERS,

@@ -18,9 +18,7 @@ from sklearn.impute import IterativeImputer, KNNImputer
 from sklearn.linear_model import BayesianRidge
 
 import birnn_forecast
-from benchmarks.gate_imputation import CHUNKS
-from benchmarks.gate_never_worse import ridge
-from benchmarks.imputation import Task
+from benchmarks.imputation import CHUNKS, Task, ridge
 from benchmarks.interface import LEVELS, Answer, Budget, ImputationView, Model
 from benchmarks.models.common import cpu_seconds
 from benchmarks.models.nets import BestWeights, parameters_of, trainer_of

@@ -314,6 +314,8 @@ def _model(
     limits = [] if takes_gaps else [INTERPOLATED]
     limits += [] if covariates else [NO_COVARIATES]
     limits += [] if quantiles else [NO_QUANTILES]
+    seasons = {method.keywords.get("longest_season") for method in methods if isinstance(method, partial)} - {None}
+    limits += [f"seasons above {min(seasons)} steps: ignored"] if seasons else []
     return Model(
         name=name,
         family=family,

@@ -88,7 +88,7 @@ def test_goals_that_make_no_sense(folder, goals, goal, says):
 
 def test_a_file_without_goals(folder, tmp_path):
     (tmp_path / "none.toml").write_text("[other]\nvalue = 1\n")
-    with pytest.raises(ValueError, match="no \\[\\[goal\\]\\] table"):
+    with pytest.raises(ValueError, match="`--goals` must be a file with"):
         check(folder, tmp_path / "none.toml")
 
 

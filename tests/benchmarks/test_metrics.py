@@ -280,3 +280,12 @@ def test_a_value_that_is_not_finite_is_named(wrong):
     answer.quantiles[0, 0, 0, 3] = wrong
     with pytest.raises(ValueError, match=r"`quantiles` .* must be finite"):
         score(FORECAST, data, answer)
+
+
+def test_a_forecast_that_diverges_is_not_left_out():
+    _, data, answer = made_up()
+    answer.values[0, 0, 0] = 1e200
+    with np.errstate(over="ignore"):
+        row = score(FORECAST, data, answer)
+    assert row["mse"] == row["rmse"] == np.inf
+    assert row["mae"] > 1e190

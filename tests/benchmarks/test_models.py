@@ -126,14 +126,28 @@ def test_components_are_forecast_one_by_one():
     np.testing.assert_array_equal(whole.values[..., 2:], MODELS["AutoTheta"].run(last, BUDGET, 1).values)
 
 
-@pytest.mark.parametrize("name", ["BiGRU", "RNN LSTM", "NLinear"])
-def test_a_net_is_trained_without_the_contexts(name):
+def check_no_peeking(run) -> None:
+    """Assert that no forecast depends on another context, though the first goes on where the third ends."""
     view = forecast_view()
-    before = MODELS[name].run(view, BUDGET, 1).values
-    after = MODELS[name].run(changed(view, 0), BUDGET, 1).values
+    before, after = (run(one, BUDGET, 1).values for one in (view, changed(view, 0)))
     assert (before[0] != after[0]).any()
     # samples of later forecasts are drawn after those of the first
     np.testing.assert_allclose(before[1:], after[1:], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", marked(NETS))
+def test_a_net_knows_nothing_of_other_contexts(name):
+    check_no_peeking(MODELS[name].run)
+
+
+def test_a_model_that_peeks_into_later_contexts_is_found():
+    def peek(view, budget, seed):
+        answer = MODELS["naive"].run(view, budget, seed)
+        answer.values[2] = view.contexts[0].values()[-HORIZON:]
+        return answer
+
+    with pytest.raises(AssertionError):
+        check_no_peeking(peek)
 
 
 @pytest.mark.parametrize("name", marked(["UnobservedComponents", "BiGRU", "TFT", "RNN LSTM"]))

@@ -25,7 +25,8 @@ STEPS = ("--budget-steps", "3")
 
 
 def run(out, *options):
-    return main(["run", "--suite", "fake", "--out", str(out), *options])
+    # the fakes are known to this process only
+    return main(["run", "--suite", "fake", "--jobs", "0", "--out", str(out), *options])
 
 
 def files(out):
@@ -195,3 +196,18 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, jobs):
     assert cells.items() <= after.items()
     assert run(tmp_path / "whole", *STEPS, "--seeds", "1,2,3") == 0
     assert_same(out, tmp_path / "whole")
+
+
+def test_seeds_of_other_budgets_are_not_averaged_with(tmp_path):
+    assert run(tmp_path, *STEPS, "--models", "noise", "--seeds", "1,2") == 0
+    assert run(tmp_path, "--budget-steps", "300", "--models", "noise", "--seeds", "1", "--resume") == 0
+    rows = pd.read_parquet(tmp_path / "rows.parquet")
+    assert set(rows.loc[rows["model"] == "noise", "seed"]) == {1}
+
+
+@pytest.mark.slow
+def test_real_models_give_the_same_bytes_from_one_worker_and_from_two(tmp_path):
+    for jobs in ("1", "2"):
+        command = [sys.executable, "-W", "ignore", "-m", "benchmarks", "run", "--suite", "smoke", "--budget-steps", "5"]
+        subprocess.run([*command, "--jobs", jobs, "--out", str(tmp_path / jobs)], check=True, capture_output=True)
+    assert_same(tmp_path / "1", tmp_path / "2")

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from benchmarks import imputation
-from benchmarks.interface import Answer, ForecastView
+from benchmarks.interface import Answer, Budget, ForecastView
 from benchmarks.metrics import score
+from benchmarks.models import MODELS
 from benchmarks.tasks import SUITES, TASKS, every_window, last, rolling
 from benchmarks.views import Cut, Forecasting, Known, seasonal_scale
 from tests.benchmarks.leaks import check_no_leak, replace_view
@@ -222,6 +223,16 @@ def test_covariates_reach_to_the_end_of_the_horizon():
 
 
 # --- published figures ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@needs_data
+@pytest.mark.parametrize(("model", "published"), [("AutoETS", 1.144), ("AutoTheta", 1.119)])
+def test_statistical_models_have_the_mase_that_fev_publishes(model, published):
+    task = TASKS["M3 quarterly"]
+    data = task.load(DATA, 0)
+    row = score(task, data, MODELS[model].run(data.view, Budget(steps=1), 1))
+    assert row["mase"] == pytest.approx(published, rel=0.015)
 
 
 @pytest.mark.slow
