@@ -117,8 +117,13 @@ def _run(args: argparse.Namespace) -> int:
     from benchmarks.store import Store
     from benchmarks.tasks import SUITES
 
+    if args.suite == "speed":
+        from benchmarks import speed
+
+        speed.run(args.out)
+        return 0
     if args.suite not in SUITES:
-        raise UsageError(f"--suite must be one of {', '.join(map(repr, SUITES))}, got {args.suite!r}.")
+        raise UsageError(f"--suite must be one of {', '.join(map(repr, [*SUITES, 'speed']))}, got {args.suite!r}.")
     suite = args.suite
     tasks = _known(args.tasks, SUITES[suite], "--tasks") if args.tasks else SUITES[suite]
     models = _known(args.models, MODELS, "--models") if args.models else SUITE_MODELS[suite]

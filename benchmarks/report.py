@@ -66,7 +66,12 @@ def markdown(content: dict) -> str:
     """The leaderboard, where ours lose, and the random walks."""
     lines = []
     for kind in content["kinds"]:
-        lines += [f"## {kind['title']}", "", f"{kind['n_tasks']} tasks, skill against {kind['baselines']}.", ""]
+        lines += [
+            f"## {kind['title']}",
+            "",
+            f"{kind['n_tasks']} {'task' if kind['n_tasks'] == 1 else 'tasks'}, skill against {kind['baselines']}.",
+            "",
+        ]
         lines += ["| model | family | skill score, % | win rate, % | failed | not run | fit, CPU s | predict, CPU s |"]
         lines += ["|---|---|--:|--:|--:|--:|--:|--:|"]
         for _, row in kind["board"].iterrows():

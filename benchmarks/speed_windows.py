@@ -5,10 +5,8 @@ rest is Darts' BlockRNN GRU against ours of one direction that does not impute.
 """
 
 import argparse
-import logging
 import time
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -19,10 +17,9 @@ from darts.utils.data import SequentialTorchTrainingDataset
 from darts.utils.data.torch_datasets.utils import _batch_collate_fn_train
 from torch.utils.data import DataLoader
 
+from benchmarks.quiet import QUIET_TRAINER, quiet
 from birnn_forecast import BiGRUModel
 from birnn_forecast.data.batches import collate_training, in_batches
-
-TRAINER = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False, "logger": False}
 
 
 def make(length: int, seed: int = 0) -> TimeSeries:
@@ -55,20 +52,13 @@ def loader_case(batch_size: int) -> tuple[Callable, Callable]:
 
 def models(**options) -> tuple:
     params = {"input_chunk_length": 48, "output_chunk_length": 12, "hidden_dim": 32, "n_epochs": 1, "random_state": 0}
-    params |= {"pl_trainer_kwargs": TRAINER, **options}
+    params |= {"pl_trainer_kwargs": QUIET_TRAINER, **options}
     ours = BiGRUModel(**params, bidirectional=False, imputation_weight=0.0)
     return BlockRNNModel(model="GRU", **params), ours
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=7)
-    repeats = parser.parse_args(argv).repeats
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "lightning.pytorch", "darts"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
+def measure(repeats: int = 7) -> Iterator[tuple[str, float, float]]:
+    """Yield each case with the median seconds of Darts and of ours."""
     many, long = [make(200, seed) for seed in range(500)], make(500)
     fitted = models()
     for model in fitted:
@@ -85,11 +75,19 @@ def main(argv: list[str] | None = None) -> None:
         "predict one series": lambda model: model.predict(12, many[0]),
     }.items():
         cases[name] = tuple(lambda model=model, run=run: run(model) for model in fitted)
-
-    print(f"{'':30}{'Darts':>10}{'ours':>10}{'ratio':>8}")
     for name, (darts, ours) in cases.items():
-        before, after = interleaved(darts, ours, repeats)
-        print(f"{name:30}{before * 1e3:10.1f}{after * 1e3:10.1f}{before / after:8.2f}")
+        yield name, *interleaved(darts, ours, repeats)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=7)
+    repeats = parser.parse_args(argv).repeats
+    torch.set_num_threads(1)
+    print(f"{'':30}{'Darts':>10}{'ours':>10}{'ratio':>8}")
+    with quiet():
+        for name, before, after in measure(repeats):
+            print(f"{name:30}{before * 1e3:10.1f}{after * 1e3:10.1f}{before / after:8.2f}")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks import speed
 from benchmarks.__main__ import main
 from benchmarks.models import MODELS, SUITE_MODELS
 from benchmarks.store import SCHEMA, TIMING, Store
@@ -211,3 +213,14 @@ def test_real_models_give_the_same_bytes_from_one_worker_and_from_two(tmp_path):
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks", "run", "--suite", "smoke", "--budget-steps", "5"]
         subprocess.run([*command, "--jobs", jobs, "--out", str(tmp_path / jobs)], check=True, capture_output=True)
     assert_same(tmp_path / "1", tmp_path / "2")
+
+
+@pytest.mark.slow
+def test_the_speed_suite_writes_its_table(tmp_path, capsys):
+    speed.run(str(tmp_path), repeats=1)
+    table = pd.read_csv(tmp_path / "speed.csv")
+    assert len(table) == 13
+    assert (table[["peer_ms", "ours_ms", "ratio"]] > 0).all(axis=None)
+    np.testing.assert_allclose(table["ratio"], table["peer_ms"] / table["ours_ms"], rtol=1e-2)
+    assert json.loads((tmp_path / "manifest.json").read_text())["suite"] == "speed"
+    assert "predict 500 series" in capsys.readouterr().out
