@@ -1,7 +1,7 @@
 """Speed beside peers, in one run: ``python -m benchmarks run --suite speed --out DIR``.
 
-Each row is a median of runs taken in turns on one thread, in this process, best with nothing else running. Cells, budgets
-and seeds have no place here: a figure is a ratio of two times, and only holds for the machine that the manifest describes.
+Each row is a median of runs taken in turns on one thread, in this process, best with nothing else running. Cells,
+budgets and seeds have no place here: a figure is a ratio of two times, and holds for the manifest's machine only.
 """
 
 from collections.abc import Iterator
