@@ -38,6 +38,10 @@ def check(folder: Path, goals: Path) -> int:
     for goal in wanted:
         _complain(goal)
     rows = read_rows(Path(folder))
+    elsewhere = [goal for goal in wanted if goal["task"] not in set(rows["task"])]
+    wanted = [goal for goal in wanted if goal not in elsewhere]
+    if not wanted:
+        raise ValueError(f"`--goals` must have a goal for a task of {folder}; {goals} has none.")
     ratios = Ratios(Path(folder), rows)
     missed = 0
     for goal in wanted:
@@ -54,7 +58,8 @@ def check(folder: Path, goals: Path) -> int:
             f"{goal['name']}: {goal['model']}{f' / {against}' if against else ''}, {goal['task']}"
             f"{_doubt(goal, low, high)}"
         )
-    print(f"{len(wanted) - missed} of {len(wanted)} goals met")
+    others = f"; {len(elsewhere)} are of tasks that this run does not have" if elsewhere else ""
+    print(f"{len(wanted) - missed} of {len(wanted)} goals met{others}")
     return int(missed > 0)
 
 

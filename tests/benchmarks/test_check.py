@@ -59,8 +59,6 @@ def test_a_figure_of_its_own_between_two_bounds(folder, goals, capsys):
     ("goal", "says"),
     [
         ({"model": "NoSuch"}, "missing cell: 'M3 monthly', 'NoSuch'"),
-        ({"task": "M3 yearly"}, "missing cell: 'M3 yearly', 'BiGRU'"),
-        ({"task": "M3 yearly", "against": "best statistical"}, "no finished cell of 'M3 yearly'"),
         ({"task": "M4 hourly", "model": "N-HiTS"}, "cell 'M4 hourly', 'N-HiTS', seed 2 is failed: ValueError"),
         ({"metric": "mre"}, "'mre' is not defined"),
         ({"metric": "mape"}, "no metric 'mape'"),
@@ -84,6 +82,17 @@ def test_what_cannot_be_computed_is_missed(folder, goals, capsys, goal, says):
 def test_goals_that_make_no_sense(folder, goals, goal, says):
     with pytest.raises(ValueError, match=says):
         check(folder, goals(**goal))
+
+
+def test_goals_of_other_tasks_are_told_apart(folder, goals, capsys):
+    path = goals(against="Theta", value=100.0)
+    assert check(folder, path) == 0
+    path.write_text(path.read_text() + path.read_text().replace("M3 monthly", "M3 yearly"))
+    assert check(folder, path) == 0
+    assert "1 of 1 goals met; 1 are of tasks that this run does not have" in capsys.readouterr().out
+    path.write_text(path.read_text().replace("M3 monthly", "M3 other"))
+    with pytest.raises(ValueError, match="must have a goal for a task of"):
+        check(folder, path)
 
 
 def test_a_file_without_goals(folder, tmp_path):
