@@ -133,6 +133,13 @@ def _co2(data_dir: Path | None) -> list[Known]:
     return [Known(frame.to_numpy(np.float64), pd.DatetimeIndex(frame.index, freq="W-SAT"))]
 
 
+def _air_quality(data_dir: Path | None) -> list[Known]:
+    """Return the reference analysers of a street in Italy, of which a fifth of the hours is missing."""
+    frame = pd.read_csv(locate("airquality_uci", "AirQualityUCI.csv", data_dir), sep=";", decimal=",")
+    frame = frame[["CO(GT)", "NOx(GT)", "NO2(GT)"]].dropna(how="all").replace(-200, np.nan)
+    return [_known(frame.to_numpy(np.float64), "h", "2004-03-10 18:00", names=list(frame.columns))]
+
+
 def _co2_early(data_dir: Path | None) -> list[Known]:
     """Return the first eight years, in which most of the gaps lie."""
     (whole,) = _co2(data_dir)
@@ -243,7 +250,20 @@ def _with_covariates() -> list[Task]:
 
 def _gaps() -> list[Task]:
     tasks = [
-        _forecast("CO2 weekly, native gaps", "gaps", "statsmodels co2", _co2, partial(rolling, 26, 20), 26, 52, (1, 20))
+        _forecast(
+            "CO2 weekly, native gaps", "gaps", "statsmodels co2", _co2, partial(rolling, 26, 20), 26, 52, (1, 20)
+        ),
+        _forecast(
+            "air quality, native gaps",
+            "gaps",
+            "airquality_uci",
+            _air_quality,
+            partial(rolling, 24, ORIGINS),
+            24,
+            24,
+            (1, ORIGINS),
+            max_context=LONG,
+        ),
     ]
     for name, files in SMALL_FILES.items():
         small = series.TASKS[name]
