@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from birnn_forecast.data.windows import gap_lengths
+from birnn_forecast.data.windows import gap_lengths, gaps
 from birnn_forecast.models._calibration import best_mixtures, gap_classes, mixed, references, transplanted
 from tests.conftest import make_series
 from tests.models.contract_helpers import change, fitted, two_models
@@ -131,3 +131,12 @@ def test_calibration_reads_nothing_but_the_series(model_class):
 def test_calibration_is_an_option():
     with pytest.raises(TypeError):
         fitted(two_models.args[1][0]).impute(make_series(40, missing=0.2), callibrate=False)
+
+
+def test_long_gaps_are_judged_by_many_outages():
+    missing = np.zeros((12_000, 1), dtype=bool)
+    for start in range(0, 12_000, 100):
+        missing[start : start + 30] = True
+    hidden = transplanted(missing)
+    assert len(gaps(hidden[:, 0])) >= 40
+    assert hidden.sum() <= (~missing).sum() / 4 * 1.2
