@@ -12,8 +12,9 @@ import torch
 
 from birnn_forecast.data.windows import gap_lengths, gaps
 from birnn_forecast.masks import by_phase, by_time, interpolate, interpolate_seasonal, level_and_scale, observed_mask
-from birnn_forecast.models._impute import Source, central_value, moved_to
+from birnn_forecast.models._impute import Source
 from birnn_forecast.models._module import GapAwareModule
+from birnn_forecast.models._raw import central_value, moved_to
 
 # gaps are told apart by their length in steps, up to these and above; with fewer values than that in one, all are one
 LENGTHS = (2, 6, 24)

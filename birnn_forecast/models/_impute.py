@@ -8,8 +8,6 @@ import numpy as np
 import torch
 from darts import TimeSeries
 from darts.utils.data.torch_datasets.utils import PLModuleInput
-from darts.utils.likelihood_models.base import LikelihoodType
-from darts.utils.likelihood_models.torch import TorchLikelihood
 from tqdm import tqdm
 
 from birnn_forecast.data.windows import (
@@ -22,12 +20,10 @@ from birnn_forecast.data.windows import (
     whole_gaps,
     window_starts,
 )
-from birnn_forecast.losses import inverse_softplus, parameter_roles
 from birnn_forecast.masks import interpolate, interpolate_seasonal, next_observed, observed_mask, previous_observed
 from birnn_forecast.models._module import GapAwareModule
-
-# values whose distribution is drawn from at once: keeps the memory of long series bounded
-SAMPLED_AT_ONCE = 2_000_000
+from birnn_forecast.models._raw import central_value, moved_to
+from birnn_forecast.models._views import Views
 
 
 @dataclass
@@ -81,94 +77,6 @@ class Job(NamedTuple):
 
     source: int
     start: int
-
-
-class Views:
-    """What windows say of a series, told apart by what they see of a step's surroundings.
-
-    A window that shows observations before and after a step knows best: what those say is blended by the place of the
-    step in the window. In a gap that no window spans, some see what is before it and some what is after; they count by
-    their nearness to it, and the farther both are, the more does the interpolation of the whole series, unless the
-    network has other things to go by: covariates, or other components.
-
-    Parameters
-    ----------
-    target
-        The series ``(time, components)``, NaN where missing.
-    length
-        Steps of a window.
-    n_parameters
-        Raw parameters of a value.
-    informed
-        ``(time, components)``, True where the network knows of something else at that time than the component itself.
-    """
-
-    def __init__(self, target: np.ndarray, length: int, n_parameters: int, informed: np.ndarray):
-        self.length, self.shape, self.informed = length, (*target.shape, n_parameters), informed
-        observed = torch.as_tensor(~np.isnan(target))[None]
-        steps = np.arange(len(target))[:, None]
-        before, after = previous_observed(observed)[0].numpy(), next_observed(observed)[0].numpy()
-        self.before = np.where(before >= 0, steps - before, np.inf)
-        self.after = np.where(after < len(target), after - steps, np.inf)
-        # steps of gaps that some window is not sure to span
-        self.open = (self.before + self.after > spannable(length) + 1) & np.isnan(target)
-        self.blends: dict[str, Blend] = {}
-
-    def add(self, start: int, estimate: np.ndarray, before: np.ndarray, after: np.ndarray) -> None:
-        """Add a window's raw parameters, and its steps to the observations before and after (negative: there is none).
-
-        All are ``(time, components, ...)``.
-        """
-        shape = triangle(self.length)[:, None]
-        self._add("both", start, estimate, shape * ((before >= 0) & (after >= 0)))
-        ahead = max(-start, 0)
-        is_open = np.zeros(before.shape, dtype=bool)
-        is_open[ahead:] = self.open[start + ahead : start + self.length]
-        if is_open.any():
-            self._add("before", start, estimate, shape * ((before >= 0) & (after < 0) & is_open))
-            self._add("after", start, estimate, shape * ((before < 0) & (after >= 0) & is_open))
-            self._add("neither", start, estimate, shape * ((before < 0) & (after < 0) & is_open))
-
-    def _add(self, name: str, start: int, estimate: np.ndarray, weight: np.ndarray) -> None:
-        if weight.any():
-            self.blends.setdefault(name, Blend(self.shape)).add(start, estimate, weight)
-
-    def _mean(self, name: str) -> np.ndarray:
-        return self.blends[name].mean() if name in self.blends else np.full(self.shape, np.nan)
-
-    def settled(self, guide: np.ndarray | None, module: GapAwareModule) -> np.ndarray:
-        """Return the raw parameters ``(time, components, parameters)``; `guide` interpolates the whole series."""
-        raw = self._mean("both")
-        if not self.open.any():
-            return raw
-        rest = self.open & np.isnan(raw).all(axis=-1)
-        neither = self._mean("neither")
-        aim = central_value(neither, module)
-        if guide is not None:
-            aim = np.where(np.isnan(aim), guide, aim)
-        sides = [self._mean("before"), self._mean("after")]
-        said = [~np.isnan(side).any(axis=-1) for side in sides]
-        # who knows of other things needs no second side
-        mute = [self.informed & ~said[i] & said[1 - i] for i in range(2)]
-        near = [~m / np.maximum(steps, 1) for m, steps in zip(mute, (self.before, self.after), strict=True)]
-        trust = [np.maximum(1 - steps / self.length, 0.0) for steps in (self.before, self.after)]
-        # what holds the value before and what holds the one after are together a straight line, if trusted equally
-        trust = [np.where(said[0] & said[1], np.minimum(*trust), one) for one in trust]
-        # without observations on the other side, there is nothing to interpolate with
-        alone = np.isinf(self.before) | np.isinf(self.after)
-        center, spread = np.zeros(self.shape[:2]), np.zeros(self.shape)
-        for side, weight, has_said, share in zip(sides, near, said, trust, strict=True):
-            share = np.where(has_said, np.where(alone | self.informed, 1.0, share), 0.0)
-            own = np.where(has_said, central_value(side, module), 0.0)
-            center += weight * (share * own + (1 - share) * np.where(np.isnan(aim), own, aim))
-            spread += np.where(has_said[..., None], side, 0.0) * weight[..., None]
-        weight = near[0] + near[1]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            center = np.where(weight > 0, center / weight, aim)
-            shares = near[0] * said[0] + near[1] * said[1]
-            spread = np.where((shares > 0)[..., None], spread / shares[..., None], neither)
-        spread = _carried(spread)
-        return np.where(rest[..., None], moved_to(spread, np.where(rest, center, np.nan), module), raw)
 
 
 class WindowEstimator:
@@ -377,90 +285,8 @@ class WindowEstimator:
         return x_in, stack(guide)
 
 
-def central_value(raw: np.ndarray, module: GapAwareModule) -> np.ndarray:
-    """Return the middle ``(time, components)`` of the distributions that raw parameters stand for.
-
-    The median of quantiles, the location where there is one, else the mean; the value itself without a likelihood.
-    """
-    likelihood = module.likelihood
-    if likelihood is None:
-        return raw[..., 0]
-    if likelihood.type is LikelihoodType.Quantile:
-        return raw[..., likelihood.quantiles.index(0.5)]
-    if parameter_roles(likelihood) == ("location", "scale"):
-        return raw[..., 0]
-    known = ~np.isnan(raw).any(axis=-1)
-    if likelihood.type is LikelihoodType.Dirichlet:
-        known = np.broadcast_to(known.all(axis=-1, keepdims=True), known.shape)
-    x = torch.as_tensor(np.where(known[..., None], raw, 0.0))[None]
-    mean = likelihood._distr_from_params(likelihood._params_from_output(x)).mean
-    return np.where(known, mean[0].numpy().reshape(known.shape), np.nan)
-
-
-def moved_to(raw: np.ndarray, center: np.ndarray, module: GapAwareModule) -> np.ndarray:
-    """Return raw parameters whose central values are `center` where that is not NaN, as far as they have a location."""
-    likelihood = module.likelihood
-    locations = np.array([role == "location" for role in module.roles])
-    known = ~np.isnan(center)
-    if likelihood is not None and likelihood.type in (LikelihoodType.Poisson, LikelihoodType.NegativeBinomial):
-        # their location passes through a softplus
-        aim = inverse_softplus(torch.as_tensor(np.where(known, center, 1.0))).numpy()
-        return np.where(known[..., None] & locations, aim[..., None], raw)
-    if not locations.any():
-        return raw
-    shift = np.where(known, center - central_value(raw, module), 0.0)
-    return raw + np.nan_to_num(shift)[..., None] * locations
-
-
-def draw_samples(raw: np.ndarray, likelihood: TorchLikelihood, n: int) -> np.ndarray:
-    """Return `n` samples ``(time, components, n)`` of the distributions, NaN where there are no parameters."""
-    known = ~np.isnan(raw).any(axis=-1)
-    steps = np.flatnonzero(known.any(axis=1))
-    samples = np.full((*known.shape, n), np.nan)
-    at_once = max(SAMPLED_AT_ONCE // (n * raw[0].size), 1)
-    for first in range(0, len(steps), at_once):
-        some = steps[first : first + at_once]
-        # what is not wanted gets any parameters: those of a wanted component
-        x = raw[some]
-        filler = np.take_along_axis(x, known[some].argmax(axis=1)[:, None, None], axis=1)
-        parameters = torch.as_tensor(np.where(known[some][..., None], x, filler))
-        drawn = likelihood.sample(parameters.expand(n, *x.shape))
-        samples[some] = drawn.numpy().reshape(n, len(some), -1).transpose(1, 2, 0)
-    return np.where(known[..., None], samples, np.nan)
-
-
-def likelihood_parameters(raw: np.ndarray, values: np.ndarray, likelihood: TorchLikelihood) -> np.ndarray:
-    """Return the parameters ``(time, components * parameters)`` as ``predict`` gives them.
-
-    Where a value was observed: every quantile and the location are that value, the scale is 0. The parameters of a
-    distribution that cannot stand for a certain value are NaN there.
-    """
-    known = ~np.isnan(raw).any(axis=-1)
-    if likelihood.type is LikelihoodType.Dirichlet:
-        known = np.broadcast_to(known.all(axis=-1, keepdims=True), known.shape)
-    x = torch.as_tensor(np.where(known[..., None], raw, 0.0))[None]
-    parameters = likelihood.predict_likelihood_parameters(x)[0].numpy().reshape(*known.shape, -1)
-    roles = parameter_roles(likelihood)
-    certain = np.full_like(parameters, np.nan)
-    if likelihood.type is LikelihoodType.Quantile:
-        certain[:] = values[..., None]
-    elif roles == ("location", "scale"):
-        certain[..., 0], certain[..., 1] = values, np.where(np.isnan(values), np.nan, 0.0)
-    return np.where(known[..., None], parameters, certain).reshape(len(values), -1)
-
-
 def _only(raw: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.where(wanted[..., None], raw, np.nan)
-
-
-def _carried(raw: np.ndarray) -> np.ndarray:
-    """Return raw parameters ``(time, components, parameters)``; where there are none, those of the nearest step."""
-    known = torch.as_tensor(~np.isnan(raw).any(axis=-1))[None]
-    steps = np.arange(len(raw))[:, None]
-    before, after = previous_observed(known)[0].numpy(), next_observed(known)[0].numpy()
-    use_before = (before >= 0) & ((after == len(raw)) | (steps - before <= after - steps))
-    nearest = np.where(use_before, before, after).clip(max=len(raw) - 1)
-    return np.take_along_axis(raw, nearest[..., None], axis=0)
 
 
 def _last_value(values: np.ndarray) -> np.ndarray:

@@ -14,14 +14,12 @@ from birnn_forecast.models._impute import (
     Source,
     WindowEstimator,
     aligned,
-    central_value,
     device_of,
-    draw_samples,
-    likelihood_parameters,
     passes,
     wanted_values,
 )
 from birnn_forecast.models._module import GapAwareModule
+from birnn_forecast.models._raw import central_value, draw_samples, likelihood_parameters
 
 if TYPE_CHECKING:
     from darts.models.forecasting.torch_forecasting_model import MixedCovariatesTorchModel as Base

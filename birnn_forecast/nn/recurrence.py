@@ -5,6 +5,7 @@ What :func:`states` does not know how to run faster, it leaves to torch; :class:
 
 import functools
 import importlib
+import logging
 import os
 from collections.abc import Sequence
 from types import ModuleType
@@ -17,6 +18,8 @@ from torch.nn.functional import pad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from birnn_forecast.nn.threads import in_threads
+
+logger = logging.getLogger(__name__)
 
 MODES = ("auto", "torch")
 # a task runs all steps of so many rows
@@ -134,6 +137,7 @@ def kernels(dtype: torch.dtype, gradient: bool) -> ModuleType | None:
         module = importlib.import_module("birnn_forecast.nn.kernels")
         return module if agrees(module, dtype, gradient) else None
     except Exception:  # whatever is the matter with numba here, torch still works
+        logger.debug("No GRU kernels here, torch runs the layers.", exc_info=True)
         return None
 
 

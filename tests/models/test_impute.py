@@ -594,7 +594,7 @@ def test_samples(model_class):
 
 
 def test_samples_of_a_long_series_are_drawn_in_parts(monkeypatch):
-    monkeypatch.setattr("birnn_forecast.models._impute.SAMPLED_AT_ONCE", 100)
+    monkeypatch.setattr("birnn_forecast.models._raw.SAMPLED_AT_ONCE", 100)
     model, series = shared(URNNModel, likelihood="normal"), gappy()
     samples = model.impute(series, num_samples=20, random_state=1).all_values()
     full = model.impute(series).values()
