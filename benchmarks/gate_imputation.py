@@ -23,7 +23,7 @@ from darts.utils.likelihood_models import QuantileRegression
 from benchmarks.imputation import CHUNKS, Task, linear, mae_mse, make_task, seasonal_linear
 from benchmarks.quiet import QUIET_TRAINER, quiet
 from birnn_forecast import GRINModel
-from birnn_forecast.training import TimeBudget
+from birnn_forecast.budget import TimeBudget
 
 # the same for all data of one frequency: input chunk and windows per batch
 QUANTILES = [round(0.05 * i, 2) for i in range(1, 20)]

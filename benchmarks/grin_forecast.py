@@ -17,7 +17,7 @@ from darts.models import NaiveSeasonal
 from benchmarks.imputation import CHUNKS, DATA
 from benchmarks.quiet import QUIET_TRAINER, quiet
 from birnn_forecast import GRINModel
-from birnn_forecast.training import TimeBudget
+from birnn_forecast.budget import TimeBudget
 
 SETS, ORIGINS = ("ETTh1", "taylor", "exchange_rate"), 20
 

@@ -1,14 +1,16 @@
 """Presets of Darts' ``pl_trainer_kwargs``: device, precision, gradient clipping and early stopping."""
 
-import math
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from darts.utils.serialization import add_safe_globals
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback, EarlyStopping
+from pytorch_lightning.callbacks import EarlyStopping
+
+from birnn_forecast.budget import TimeBudget, check_number, listed
+
+__all__ = ["RestartingEarlyStopping", "TimeBudget", "trainer_kwargs"]
 
 # in the order in which "auto" tries them
 ACCELERATORS: dict[str, Callable[[], bool]] = {
@@ -16,7 +18,6 @@ ACCELERATORS: dict[str, Callable[[], bool]] = {
     "mps": lambda: torch.backends.mps.is_available(),
     "cpu": lambda: True,
 }
-CLOCKS: dict[str, Callable[[], float]] = {"cpu": time.process_time, "wall": time.perf_counter}
 PRECISIONS = ("auto", "32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed")
 
 
@@ -81,7 +82,7 @@ def trainer_kwargs(
     if (name := _precision(precision, device)) is not None:
         kwargs["precision"] = name
     if gradient_clip is not None:
-        _check_number("gradient_clip", gradient_clip, positive=True)
+        check_number("gradient_clip", gradient_clip, positive=True)
         kwargs["gradient_clip_val"] = float(gradient_clip)
     if patience is not None:
         kwargs["callbacks"] = [_early_stopping(patience, monitor, min_delta)]
@@ -101,72 +102,22 @@ class RestartingEarlyStopping(EarlyStopping):
             self.load_state_dict(type(self)(self.monitor, patience=self.patience, mode=self.mode).state_dict())
 
 
-class TimeBudget(Callback):
-    """Train for a given time: the learning rate rises, then falls along a cosine to 0 by the end, when training stops.
-
-    Takes the place of ``n_epochs`` (set that high) and of a scheduler. Validations, if there are any, count as well.
-
-    Parameters
-    ----------
-    seconds
-        Time to train, in seconds of this process' processor time (all its threads), or of the clock.
-    warmup
-        Share of the time in which the learning rate rises linearly from 0 to that of the optimizer.
-    clock
-        "cpu" for processor time, "wall" for the clock's.
-
-    References
-    ----------
-    I. Loshchilov, F. Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017,
-    https://arxiv.org/abs/1608.03983, eq. 5 (without restarts).
-    """
-
-    def __init__(self, seconds: float, warmup: float = 0.05, clock: str = "cpu"):
-        super().__init__()
-        _check_number("seconds", seconds, positive=True)
-        if not isinstance(warmup, int | float) or not 0 <= warmup < 1:
-            raise ValueError(f"`warmup` must be a share of at least 0 and below 1, got {warmup!r}.")
-        if clock not in CLOCKS:
-            raise ValueError(f"`clock` must be one of {_listed(*CLOCKS)}, got {clock!r}.")
-        self.seconds, self.warmup, self.clock = seconds, warmup, clock
-        self.started = 0.0
-        self.rates: list[list[float]] = []
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock and note the optimizers' learning rates."""
-        self.started = CLOCKS[self.clock]()
-        self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in trainer.optimizers]
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Set the learning rate of the coming step."""
-        share = min((CLOCKS[self.clock]() - self.started) / self.seconds, 1.0)
-        factor = 0.5 * (1 + math.cos(math.pi * share)) * min(1.0, share / self.warmup if self.warmup else 1.0)
-        for optimizer, rates in zip(trainer.optimizers, self.rates, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
-
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Stop when the time is over."""
-        if CLOCKS[self.clock]() - self.started >= self.seconds:
-            trainer.should_stop = True
-
-
 def _device(accelerator: str) -> str:
     if accelerator == "gpu":  # Lightning's name for either
         accelerator = "mps" if ACCELERATORS["mps"]() and not ACCELERATORS["cuda"]() else "cuda"
     if accelerator == "auto":
         return next(name for name, available in ACCELERATORS.items() if available())
     if accelerator not in [*ACCELERATORS]:
-        raise ValueError(f"`accelerator` must be one of {_listed('auto', 'gpu', *ACCELERATORS)}, got {accelerator!r}.")
+        raise ValueError(f"`accelerator` must be one of {listed('auto', 'gpu', *ACCELERATORS)}, got {accelerator!r}.")
     if not ACCELERATORS[accelerator]():
-        found = _listed(*(name for name, available in ACCELERATORS.items() if available()))
+        found = listed(*(name for name, available in ACCELERATORS.items() if available()))
         raise ValueError(f"`accelerator` must be a device of this machine ({found}) or 'auto', got {accelerator!r}.")
     return accelerator
 
 
 def _precision(precision: str, device: str) -> str | None:
     if precision not in PRECISIONS:
-        raise ValueError(f"`precision` must be one of {_listed(*PRECISIONS)}, got {precision!r}.")
+        raise ValueError(f"`precision` must be one of {listed(*PRECISIONS)}, got {precision!r}.")
     if device == "mps" and precision == "64-true":
         raise ValueError(
             "`precision` must not be '64-true' on 'mps', which has no float64: convert the series with "
@@ -187,18 +138,8 @@ def _early_stopping(patience: int, monitor: str, min_delta: float) -> EarlyStopp
         raise ValueError(f"`patience` must be an integer >= 1 or None, got {patience!r}.")
     if not isinstance(monitor, str) or not monitor:
         raise ValueError(f"`monitor` must be the name of a logged quantity such as 'val_loss', got {monitor!r}.")
-    _check_number("min_delta", min_delta)
+    check_number("min_delta", min_delta)
     return RestartingEarlyStopping(monitor, patience=patience, min_delta=min_delta, mode="min")
 
 
-def _check_number(name: str, value: float, positive: bool = False) -> None:
-    valid = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not valid or value < 0 or (positive and value == 0):
-        raise ValueError(f"`{name}` must be a finite number {'> 0' if positive else '>= 0'}, got {value!r}.")
-
-
-def _listed(*names: str) -> str:
-    return ", ".join(map(repr, names))
-
-
-add_safe_globals([RestartingEarlyStopping, TimeBudget])
+add_safe_globals([RestartingEarlyStopping])

@@ -1,15 +1,16 @@
 """The contenders: ``MODELS`` by name, and those that each suite runs unless told otherwise."""
 
 from benchmarks.interface import Model
-from benchmarks.models import imputers, nets, statistical
+from benchmarks.models import imputers, nets, ours, statistical
 
-MODELS: dict[str, Model] = {**statistical.MODELS, **nets.MODELS, **imputers.MODELS}
-if len(MODELS) != len(statistical.MODELS) + len(nets.MODELS) + len(imputers.MODELS):
-    raise ImportError("Two models have the same name.")
+MODELS: dict[str, Model] = {}
+for group in (statistical.MODELS, ours.MODELS, nets.MODELS, imputers.MODELS):
+    if twice := MODELS.keys() & group.keys():
+        raise ImportError(f"Two models have the same name: {twice}.")
+    MODELS |= group
 
-_NETS = [name for name, model in nets.MODELS.items() if model.family != "extra"]
+_NETS = [name for group in (ours.MODELS, nets.MODELS) for name, model in group.items() if model.family != "extra"]
 _IMPUTERS = [name for name, model in imputers.MODELS.items() if model.family != "extra"]
-# those that a rolling forecast of thousands of windows can afford
 
 SUITE_MODELS: dict[str, list[str]] = {
     "smoke": [

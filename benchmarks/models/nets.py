@@ -1,4 +1,4 @@
-"""Trained forecasters, ours and those of Darts, all by one protocol.
+"""Trained forecasters: the one protocol for ours and those of Darts, and those of Darts.
 
 - One model is fitted to all training parts. Components are series of their own, but for the nets that mix them.
 - Series are standardised by mean and deviation of their own training part; covariates by those of all of them.
@@ -30,7 +30,7 @@ import birnn_forecast
 from benchmarks.interface import LEVELS, Answer, Budget, ForecastView, Model
 from benchmarks.models.common import cpu_seconds, interpolated
 from benchmarks.quiet import QUIET_TRAINER, quiet
-from birnn_forecast.training import TimeBudget
+from birnn_forecast.budget import TimeBudget
 
 INTERVAL, PATIENCE = 25, 20
 VALIDATION_WINDOWS = 256
@@ -383,7 +383,8 @@ def _seconds(n_series: int, n_forecasts: int, budget: Budget) -> float:
     return 3.0 + spent + 0.002 * (n_series + n_forecasts)
 
 
-def _model(name: str, family: str, net: Net, ablation_of: str | None = None) -> Model:
+def model_of(name: str, family: str, net: Net, ablation_of: str | None = None) -> Model:
+    """Return the contender that trains `net`."""
     limits = [] if net.sees_gaps else ["gaps: interpolated first"]
     limits += [] if net.takes_future else ["covariates: not used"]
     return Model(
@@ -410,17 +411,6 @@ def _model(name: str, family: str, net: Net, ablation_of: str | None = None) -> 
     )
 
 
-OURS: dict[str, Net] = {
-    "BiGRU": Net("BiGRUModel", {}, sees_gaps=True),
-    "BiLSTM": Net("BiLSTMModel", {}, sees_gaps=True),
-    "CNN-BiLSTM": Net("CNNBiLSTMModel", {}, sees_gaps=True),
-    "U-RNN": Net("URNNModel", {}, sees_gaps=True),
-    "GRIN": Net("GRINModel", {}, sees_gaps=True, together=True),
-}
-ABLATIONS: dict[str, tuple[str, Net]] = {
-    "BiGRU, one direction": ("BiGRU", Net("BiGRUModel", {"bidirectional": False}, sees_gaps=True)),
-    "BiGRU, no masking": ("BiGRU", Net("BiGRUModel", {"masking_rate": 0.0}, sees_gaps=True)),
-}
 RIN = {"use_reversible_instance_norm": True}
 DARTS: dict[str, Net] = {
     "BlockRNN GRU": Net("BlockRNNModel", {"model": "GRU", "hidden_dim": 32}, takes_future=False),
@@ -439,8 +429,6 @@ EXTRAS: dict[str, Net] = {
     for name in ("PatchTST", "NBEATSx")
 }
 MODELS = {
-    **{name: _model(name, "ours", net) for name, net in OURS.items()},
-    **{name: _model(name, "ours", net, of) for name, (of, net) in ABLATIONS.items()},
-    **{name: _model(name, "darts", net) for name, net in DARTS.items()},
-    **{name: _model(name, "extra", net) for name, net in EXTRAS.items()},
+    **{name: model_of(name, "darts", net) for name, net in DARTS.items()},
+    **{name: model_of(name, "extra", net) for name, net in EXTRAS.items()},
 }

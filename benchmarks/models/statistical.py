@@ -345,16 +345,16 @@ MODELS = {
         _model("seasonal naive", seasonal_naive, (0.0005, 0.0005), {}, family="baseline", takes_gaps=True),
         _model("naive", naive, (0.0005, 0.0005), {}, family="baseline", takes_gaps=True),
         _model("drift", drift, (0.0005, 0.0005), {}, family="baseline", takes_gaps=True),
-        _model("Naive2", naive2, (0.001, 0.005), {"test of the season": "90 %"}, quantiles=False),
-        _model("ETS", ets, (0.02, 0.03), {"library": "statsmodels", "error, trend, season": "A, Ad, A"}, longest=2000),
+        _model("Naive2", naive2, (0.001, 0.001), {"test of the season": "90 %"}, quantiles=False),
+        _model("ETS", ets, (0.01, 0.02), {"library": "statsmodels", "error, trend, season": "A, Ad, A"}, longest=2000),
         _model(
-            "STL + ETS", stl, (0.02, 0.3), {"library": "statsmodels", "robust": True, "ETS": "A, Ad, N"}, longest=2000
+            "STL + ETS", stl, (0.02, 0.08), {"library": "statsmodels", "robust": True, "ETS": "A, Ad, N"}, longest=2000
         ),
-        _model("Theta", theta, (0.02, 0.1), {"library": "statsmodels"}, longest=2000),
+        _model("Theta", theta, (0.03, 0.07), {"library": "statsmodels"}, longest=2000),
         _model(
             "SARIMAX",
             sarimax,
-            (0.2, 0.3),
+            (0.2, 0.2),
             {
                 "library": "statsmodels",
                 "order": [1, 1, 1],
@@ -367,29 +367,29 @@ MODELS = {
         _model(
             "UnobservedComponents",
             unobserved_components,
-            (0.2, 0.3),
+            (0.1, 0.25),
             {"library": "statsmodels", "level": "local linear trend", "harmonics": HARMONICS + 2},
             takes_gaps=True,
             longest=500,
             covariates=True,
         ),
-        _model("AutoETS", AUTO_ETS, (0.08, 0.4), _settings(AUTO_ETS), longest=1000),
-        _model("AutoARIMA", AUTO_ARIMA, (0.6, 1.5), _settings(AUTO_ARIMA), longest=500, covariates=True),
-        _model("AutoTheta", AUTO_THETA, (0.01, 0.3), _settings(AUTO_THETA), longest=2000),
+        _model("AutoETS", AUTO_ETS, (0.08, 0.2), _settings(AUTO_ETS), longest=1000),
+        _model("AutoARIMA", AUTO_ARIMA, (0.5, 2.7), _settings(AUTO_ARIMA), longest=500, covariates=True),
+        _model("AutoTheta", AUTO_THETA, (0.01, 0.06), _settings(AUTO_THETA), longest=2000),
         _model("AutoCES", AUTO_CES, (0.1, 0.3), _settings(AUTO_CES), longest=1000),
         _model(
             "MFLES",
             MFLES,
-            (0.05, 1.0),
+            (0.05, 0.2),
             _settings(MFLES),
             longest=2000,
             quantiles=False,
         ),
-        _model("TBATS", TBATS, (0.05, 0.1), _settings(TBATS), longest=1000),
+        _model("TBATS", TBATS, (0.05, 0.07), _settings(TBATS), longest=1000),
         _model(
             "median of five",
             (AUTO_ETS, AUTO_ARIMA, AUTO_THETA, AUTO_CES, seasonal_naive),
-            (0.8, 2.5),
+            (0.7, 3.2),
             {
                 "members": ["AutoETS", "AutoARIMA", "AutoTheta", "AutoCES", "seasonal naive"],
                 "settings": [_settings(one) for one in (AUTO_ETS, AUTO_ARIMA, AUTO_THETA, AUTO_CES)],

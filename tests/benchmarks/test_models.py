@@ -12,7 +12,7 @@ from darts import TimeSeries
 from darts.models import NLinearModel
 
 from benchmarks.interface import LEVELS, Budget, ForecastView, ImputationView
-from benchmarks.models import MODELS, SUITE_MODELS, imputers, nets, statistical
+from benchmarks.models import MODELS, SUITE_MODELS, imputers, nets, ours, statistical
 from benchmarks.models.common import interpolated
 from benchmarks.quiet import quiet
 
@@ -193,7 +193,7 @@ def test_a_horizon_beyond_the_output_is_sampled():
 
 def test_scalers_see_the_training_parts_only():
     view = forecast_view(components=2)
-    for net in (nets.OURS["BiGRU"], nets.DARTS["TFT"]):
+    for net in (ours.OURS["BiGRU"], nets.DARTS["TFT"]):
         one, other = nets.prepared(view, net), nets.prepared(changed(view, 0), net)
         for a, b in zip(one.train, other.train, strict=True):
             np.testing.assert_array_equal(a, b)
