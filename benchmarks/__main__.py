@@ -61,6 +61,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--data-dir", type=Path, help="folder with the data sets; without it they are downloaded")
 
+    export = commands.add_parser("export", help="write forecasting tasks in the form of fev, for other models")
+    export.set_defaults(command=_export)
+    export.add_argument("--suite", required=True, help="name of a suite, see `list`")
+    export.add_argument("--tasks", help="some tasks of the suite, separated by commas")
+    export.add_argument("--out", type=Path, required=True, help="folder for the series and tasks.yaml")
+    export.add_argument("--data-dir", type=Path, help="folder with the data sets; without it they are downloaded")
+
     report = commands.add_parser("report", help="write an HTML page and a Markdown leaderboard")
     report.set_defaults(command=_report)
     report.add_argument("folder", type=Path, help="--out of a run")
@@ -122,10 +129,7 @@ def _run(args: argparse.Namespace) -> int:
 
         speed.run(args.out)
         return 0
-    if args.suite not in SUITES:
-        raise UsageError(f"--suite must be one of {', '.join(map(repr, [*SUITES, 'speed']))}, got {args.suite!r}.")
-    suite = args.suite
-    tasks = _known(args.tasks, SUITES[suite], "--tasks") if args.tasks else SUITES[suite]
+    suite, tasks = args.suite, _tasks(args, [*SUITES, "speed"])
     models = _known(args.models, MODELS, "--models") if args.models else SUITE_MODELS[suite]
     if args.budget_cpu is None and args.budget_steps is None:
         if suite != "smoke":
@@ -166,6 +170,15 @@ def _run(args: argparse.Namespace) -> int:
         joined = store.join([job.hash for job in jobs])
     _conclude(joined, rows)
     return 0
+
+
+def _tasks(args: argparse.Namespace, suites: list[str]) -> list[str]:
+    """Return the names of the tasks that were asked for."""
+    from benchmarks.tasks import SUITES
+
+    if args.suite not in SUITES:
+        raise UsageError(f"--suite must be one of {', '.join(map(repr, suites))}, got {args.suite!r}.")
+    return _known(args.tasks, SUITES[args.suite], "--tasks") if args.tasks else SUITES[args.suite]
 
 
 def _known(text: str, choices: Any, option: str) -> list[str]:
@@ -223,6 +236,17 @@ def _conclude(rows: Any, computed: list[dict[str, Any]]) -> None:
         f"{len(computed)} cells computed in {seconds:.0f} CPU seconds of models ({sum(os.times()[:4]):.0f} in "
         f"all); {len(rows)} rows, {len(failed)} failed, {(rows['status'] == 'not run').sum()} not run."
     )
+
+
+def _export(args: argparse.Namespace) -> int:
+    from benchmarks.export import export
+    from benchmarks.tasks import SUITES
+
+    try:
+        print(export(_tasks(args, list(SUITES)), args.out, args.data_dir))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return 0
 
 
 def _report(args: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from darts.models import BlockRNNModel
 from darts.utils.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 
-from birnn_forecast import BiGRUModel, training
+from birnn_forecast import BiGRUModel, budget
 from birnn_forecast.training import TimeBudget, trainer_kwargs
 from tests.conftest import make_model, make_series, quiet_trainer
 
@@ -274,7 +274,7 @@ class Rates(Callback):
 
 def test_time_budget_stops_and_follows_a_cosine(monkeypatch):
     clock = iter(np.arange(0, 1000, 0.5))  # two looks at it a step
-    monkeypatch.setitem(training.CLOCKS, "cpu", lambda: next(clock))
+    monkeypatch.setitem(budget.CLOCKS, "cpu", lambda: next(clock))
     rates = Rates()
     model = make_model(
         BiGRUModel,
