@@ -10,6 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
+from birnn_forecast.eager import is_whole
+
 
 def observed_mask(x: Float[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
     """Return ``True`` where `x` holds a value."""
@@ -20,6 +22,8 @@ def fill(
     x: Float[Tensor, "*shape"], observed: Bool[Tensor, "*shape"], value: Tensor | float
 ) -> Float[Tensor, "*shape"]:
     """Replace what is not observed by `value`; no gradient reaches a replaced entry."""
+    if is_whole(observed):
+        return x
     return torch.where(observed, x, torch.as_tensor(value, dtype=x.dtype, device=x.device))
 
 
@@ -29,6 +33,8 @@ def first_step(observed: Bool[Tensor, "batch time channels"]) -> Int[Tensor, " b
     The steps before it carry nothing: left padding and a leading gap are one and the same.
     """
     time = observed.shape[1]
+    if is_whole(observed[:, 0].any(dim=1)):
+        return torch.zeros(len(observed), dtype=torch.long)
     seen = observed.any(dim=2).long().cumsum(dim=1) > 0
     return (~seen).long().sum(dim=1).clamp(max=time - 1)
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from birnn_forecast.losses import denormalise, initial_offsets, masked_loss, parameter_roles, update_metrics
 from birnn_forecast.masks import fill, hide, masked_mean, observed_mask
+from birnn_forecast.models._lean import LeanTraining
 from birnn_forecast.nn.grin import GraphNetwork
 from birnn_forecast.nn.networks import Encoding, ForecastNetwork, Sizes, Window
 from birnn_forecast.nn.normalization import WindowStatistics
@@ -53,7 +54,7 @@ class Predicted(tuple):
         return type(self)((self[0].to(device), *self[1:]))
 
 
-class GapAwareModule(PLForecastingModule):
+class GapAwareModule(LeanTraining, PLForecastingModule):
     """A forecasting module for which NaN is an ordinary value of target and covariates.
 
     In training a window is encoded once, with some of its values hidden, and both heads read that. In validation the

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from birnn_forecast.eager import is_whole
 from birnn_forecast.masks import (
     fill,
     first_step,
@@ -173,13 +174,17 @@ class ForecastNetwork(nn.Module):
         for covariate in covariates:
             features += with_mask(covariate)
         states, final = self.encoder(torch.cat(features, dim=-1), start)
-        # a window that shows nothing has only its guide, and no states to correct it by
-        return Encoding(target, states * observed.any(dim=(1, 2))[:, None, None], final, valid)
+        shows = observed.any(dim=(1, 2))
+        if not is_whole(shows):  # a window that shows nothing has only its guide, and no states to correct it by
+            states = states * shows[:, None, None]
+        return Encoding(target, states, final, valid)
 
     def forecast(self, window: Window, encoding: Encoding) -> Float[Tensor, "batch horizon targets parameters"]:
         """Return the raw parameters of each component at each step of the horizon, in the normalised unit."""
         # nothing ahead depends on how long ago the window's first observation was
-        states = encoding.states * encoding.valid[:, :, None]
+        states = encoding.states
+        if not is_whole(encoding.valid):
+            states = states * encoding.valid[:, :, None]
         code = self.pooling(states, encoding.final, encoding.valid)
         if window.static_covariates is not None:
             code = torch.cat([code, *with_mask(window.static_covariates.flatten(1))], dim=-1)
@@ -217,6 +222,8 @@ class ForecastNetwork(nn.Module):
 
 def fill_gaps(window: Window, season_length: int | None) -> Float[Tensor, "batch time targets"]:
     """Return the target with its gaps interpolated, along the season if there is one."""
+    if is_whole(window.observed):
+        return window.target
     if season_length:
         target = interpolate_seasonal(window.target, window.observed, season_length)
     else:
@@ -230,6 +237,9 @@ def gap_features(
     observed: Bool[Tensor, "batch time channels"], start: Int[Tensor, " batch"], dtype: torch.dtype
 ) -> list[Tensor]:
     """Return the mask and the (log) number of steps since the last and until the next observation."""
+    if is_whole(observed):
+        nothing = torch.zeros_like(observed, dtype=dtype)
+        return [torch.ones_like(nothing), nothing, nothing]
     since, until = steps_since(observed, start), steps_until(observed)
     return [observed.to(dtype), torch.log1p(since.to(dtype)), torch.log1p(until.to(dtype))]
 

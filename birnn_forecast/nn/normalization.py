@@ -126,18 +126,18 @@ class MaskedInstanceNorm(InstanceNorm):
     def _track(self, x: Tensor, observed: Tensor, mean: Tensor, var: Tensor, varies: Tensor) -> None:
         flat, seen = x.reshape(1, -1, x.shape[-1]), observed.reshape(1, -1, x.shape[-1])
         rows = observed.any(dim=1, keepdim=True).sum(dim=0, keepdim=True)
-        self.windows_tracked += rows
+        self.windows_tracked.add_(rows)
         share = (rows / self.windows_tracked.clamp(min=1)).to(x.dtype)
-        self.typical_mean += share * (masked_mean(flat, seen) - self.typical_mean)
-        self.typical_var += share * (masked_var(flat, seen, self.typical_mean) - self.typical_var)
+        self.typical_mean.add_(share * (masked_mean(flat, seen) - self.typical_mean))
+        self.typical_var.add_(share * (masked_var(flat, seen, self.typical_mean) - self.typical_var))
         scale = var.sqrt()
         ratio = scale / torch.maximum(mean.abs(), 1e-3 * scale)
         rows = varies.sum(dim=0, keepdim=True)
-        self.varying_tracked += rows
+        self.varying_tracked.add_(rows)
         share = (rows / self.varying_tracked.clamp(min=1)).to(x.dtype)
         for typical, value in ((self.typical_scale, scale), (self.typical_ratio, ratio)):
             average = masked_mean(value.transpose(0, 1), varies.transpose(0, 1))
-            typical += share * (average - typical)
+            typical.add_(share * (average - typical))
 
 
 class ShrunkInstanceNorm(InstanceNorm):

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from birnn_forecast.eager import is_eager
 from birnn_forecast.nn.threads import in_threads
 
 logger = logging.getLogger(__name__)
@@ -93,16 +93,12 @@ def states(
 
 def can_run(rnns: Sequence[nn.RNNBase], x: Tensor) -> bool:
     """Return whether the kernels know how to run these layers here."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
-        return False
     return (
         use.mode == "auto"
-        and type(x) in (Tensor, nn.Parameter)
-        and x.device.type == "cpu"
+        and is_eager(x)
         and x.dtype in (torch.float32, torch.float64)
         and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")
-        and not is_transformed()
         and all(is_plain(rnn, x) for rnn in rnns)
     )
 
@@ -118,15 +114,6 @@ def is_plain(rnn: nn.RNNBase, x: Tensor) -> bool:
         and rnn.input_size == x.shape[-1]
         and not (rnn._forward_hooks or rnn._forward_pre_hooks or rnn._backward_hooks or rnn._backward_pre_hooks)
         and all(type(p) in (Tensor, nn.Parameter) and p.dtype == x.dtype and p.is_cpu for p in rnn._flat_weights)
-    )
-
-
-def is_transformed() -> bool:
-    """Return whether torch looks into each operation: `torch.func`, forward derivatives, counters of operations."""
-    return (
-        torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
-        or _get_current_dispatch_mode() is not None
     )
 
 
@@ -258,11 +245,11 @@ def run_backward(
     d_x, d_parameters = None, []
     for i, backward in enumerate(backwards):
         d_in = kept[i][:, size:]
-        # narrow inputs are faster this way round
-        d_w_ih = (flat.t() @ d_in).t() if features < size else d_in.t() @ flat
+        # the narrow side first is faster
+        d_w_ih = (flat.t() @ d_in).t() if features < 3 * size else d_in.t() @ flat
         h, all_but_one = outputs[i].view(time * batch, size), (time - 1) * batch
         d, h = (kept[i][:all_but_one], h[batch:]) if backward else (kept[i][batch:], h[:all_but_one])
-        d_w_hh = (d[:, : 3 * size].t() @ h).view(3, size, size).roll(-1, 0)[:, :, :hidden]
+        d_w_hh = (h.t() @ d[:, : 3 * size]).t().reshape(3, size, size).roll(-1, 0)[:, :, :hidden]
         sums = all_sums[i].sum(0).view(4, size)
         for d_parameter in (d_w_ih.reshape(3, size, features), d_w_hh, sums[1:], sums[[1, 2, 0]]):
             d_parameters.append(d_parameter[:, :hidden].flatten(0, 1))

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from birnn_forecast.eager import is_whole
 from birnn_forecast.nn import recurrence
 from birnn_forecast.nn.merge import MERGES
 from birnn_forecast.nn.normalization import NORMALIZATIONS
@@ -143,14 +144,16 @@ class BidirectionalEncoder(nn.Module):
     ) -> tuple[Float[Tensor, "batch time state"], Float[Tensor, "batch final"]]:
         """Return the merged states of the last layer, and its last forward merged with its first backward state."""
         valid = valid_steps(start, x.shape[1])
+        whole = is_whole(valid)
         for layer, scan in enumerate(self.forwards):
             merge: Any = self.merges[layer] if self.backwards else None
             neutral = merge.neutral if merge is not None else 0.0
             f, b = both_states(scan, self.backwards[layer], x, start) if self.backwards else (scan(x, start), None)
-            f = torch.where(valid[:, :, None], f, neutral)
+            if not whole:
+                f = torch.where(valid[:, :, None], f, neutral)
             final = f[:, -1:]
             if b is not None:
-                first = torch.gather(b, 1, start[:, None, None].expand(-1, 1, b.shape[-1]))
+                first = b[:, :1] if whole else torch.gather(b, 1, start[:, None, None].expand(-1, 1, b.shape[-1]))
                 f, final = merge(f, b), merge(final, first)
             x = f
             if layer < len(self.norms):
@@ -197,7 +200,8 @@ class URNNEncoder(nn.Module):
         for layer, (backward, forward) in enumerate(zip(self.backwards, self.forwards, strict=True)):
             b = backward(x, start)
             after = pad(b[:, 1:], (0, 0, 0, 1))
-            x = torch.where(valid[:, :, None], forward(torch.cat([x, after], dim=-1), start), b)
+            states = forward(torch.cat([x, after], dim=-1), start)
+            x = states if is_whole(valid) else torch.where(valid[:, :, None], states, b)
             if layer < len(self.norms):
                 x = self.dropouts[layer](self.norms[layer](x, valid))
         return x, x[:, -1]

@@ -3,7 +3,6 @@ import os
 import subprocess
 import sys
 
-import numba
 import numpy as np
 import pytest
 import torch
@@ -311,6 +310,8 @@ def test_the_mode_is_checked_and_restored():
 
 
 def test_compiles_in_memory_where_nothing_can_be_kept(monkeypatch):
+    import numba.typed  # compiles functions of its own when it is first imported
+
     from birnn_forecast.nn import kernels
 
     njit = numba.njit

@@ -1,0 +1,125 @@
+"""What training leaves out changes neither weights nor what is logged."""
+
+import pytest
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers.logger import DummyLogger
+
+from birnn_forecast import BiGRUModel, GRINModel, URNNModel
+from birnn_forecast.models import _lean
+from tests.conftest import make_model, make_series, quiet_trainer
+
+SERIES, VAL = make_series(70), make_series(40, seed=1)
+
+
+class Recorder(DummyLogger):
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def log_metrics(self, metrics, step=None):
+        self.rows.append((step, dict(metrics)))
+
+
+class Reader(Callback):
+    """A user's callback that looks at each step's loss."""
+
+    def __init__(self):
+        self.losses = []
+
+    def on_train_batch_end(self, trainer, *args):
+        self.losses.append(float(trainer.callback_metrics["train_loss"]))
+
+
+def fitted(cls=BiGRUModel, callbacks=(), trainer=(), **kwargs):
+    kwargs = {"n_epochs": 3, "batch_size": 4, **kwargs}
+    model = make_model(cls, pl_trainer_kwargs=quiet_trainer(callbacks=list(callbacks), **dict(trainer)), **kwargs)
+    return model.fit(SERIES, val_series=VAL)
+
+
+@pytest.fixture
+def logged(monkeypatch):
+    """Names of what reaches Lightning's own `log` in training steps."""
+    import pytorch_lightning as pl
+
+    names, log = [], pl.LightningModule.log
+
+    def spy(self, name, *args, **kwargs):
+        if self._current_fx_name == "training_step":
+            names.append(name)
+        return log(self, name, *args, **kwargs)
+
+    monkeypatch.setattr(pl.LightningModule, "log", spy)
+    return names
+
+
+@pytest.mark.parametrize("options", [{"log_every_n_steps": 3}, {"val_check_interval": 4, "max_steps": 17}])
+def test_loggers_and_callbacks_get_what_they_would(options, monkeypatch, logged):
+    runs = []
+    for lean in (True, False):
+        if not lean:
+            monkeypatch.setattr(_lean, "is_read_now", lambda trainer: True)
+        recorder = Recorder()
+        model = fitted(trainer={"logger": recorder, **options})
+        runs.append((recorder.rows, {k: float(v) for k, v in model.trainer.callback_metrics.items()}, len(logged)))
+        logged.clear()
+    (rows, metrics, calls), (all_rows, all_metrics, all_calls) = runs
+    assert rows == all_rows
+    assert metrics == all_metrics
+    assert {"train_loss", "val_loss"} <= metrics.keys()
+    assert calls < all_calls
+
+
+def test_a_callback_that_looks_sees_every_step(monkeypatch):
+    reader, plain = Reader(), Reader()
+    fitted(callbacks=[reader])
+    monkeypatch.setattr(_lean, "is_read_now", lambda trainer: True)
+    monkeypatch.setattr(_lean, "reads_within_epoch", lambda callback: False)
+    fitted(callbacks=[plain])
+    assert reader.losses == plain.losses
+    assert len(set(reader.losses)) > 10
+
+
+def test_nothing_is_logged_for_nobody(logged):
+    model = fitted(imputation_weight=0.0)
+    steps = model.trainer.global_step
+    # the first step and the last one of each epoch
+    assert logged == ["train_loss"] * 4
+    assert steps > 20
+
+
+def test_a_scheduler_of_steps_finds_the_loss():
+    scheduler = {"interval": "step", "monitor": "train_loss", "patience": 0, "factor": 0.5, "threshold": 0.0}
+    model = fitted(lr_scheduler_cls=torch.optim.lr_scheduler.ReduceLROnPlateau, lr_scheduler_kwargs=scheduler)
+    assert model.trainer.optimizers[0].param_groups[0]["lr"] < 1e-4
+
+
+@pytest.mark.parametrize("cls", [BiGRUModel, URNNModel, GRINModel])
+def test_the_fused_step_is_the_same_step(cls):
+    fused, plain = fitted(cls), fitted(cls, optimizer_kwargs={"lr": 1e-3, "fused": False})
+    assert fused.trainer.optimizers[0].param_groups[0]["fused"]
+    assert not plain.trainer.optimizers[0].param_groups[0]["fused"]
+    for name, weight in plain.model.state_dict().items():
+        torch.testing.assert_close(fused.model.state_dict()[name], weight, rtol=1e-4, atol=1e-5, msg=name)
+    assert "fused" not in fused.model.optimizer_kwargs
+
+
+@pytest.mark.parametrize("options", [{"foreach": True}, {"fused": False}])
+def test_optimizer_kwargs_have_the_last_word(options):
+    group = fitted(optimizer_kwargs=options, n_epochs=1).trainer.optimizers[0].param_groups[0]
+    assert not group["fused"]
+    assert all(group[name] is value for name, value in options.items())
+
+
+def test_optimizers_without_a_fused_step_and_mixed_precision_are_left_alone():
+    fitted(optimizer_cls=torch.optim.RMSprop, n_epochs=1)
+    model = fitted(trainer={"precision": "bf16-mixed", "gradient_clip_val": 1.0}, n_epochs=1)
+    assert not model.trainer.optimizers[0].param_groups[0]["fused"]
+
+
+def test_training_goes_on_from_darts_checkpoint_without_fused(tmp_path):
+    model = fitted(optimizer_kwargs={"fused": False}, n_epochs=1)
+    model.save(str(tmp_path / "model.pt"))
+    loaded = BiGRUModel.load(str(tmp_path / "model.pt"))
+    loaded.fit(SERIES, epochs=2)
+    assert loaded.trainer.optimizers[0].param_groups[0]["fused"] is False
