@@ -24,8 +24,8 @@ def measure(repeats: int = 7) -> Iterator[dict[str, Any]]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     with quiet():
-        for case, peer, ours in speed_windows.measure(repeats):
-            yield _row(case, "Darts BlockRNN GRU", peer, ours)
+        for case, who, peer, ours in speed_windows.measure(repeats):
+            yield _row(case, who, peer, ours)
         for batch in BATCHES:
             train_peer, train, infer_peer, infer = speed_recurrence.compare(FEATURES, *LAYER, batch)
             yield _row(f"layer, training step, batch {batch}", "nn.GRU(bidirectional=True)", train_peer, train)
@@ -35,10 +35,13 @@ def measure(repeats: int = 7) -> Iterator[dict[str, Any]]:
 def run(out: str, repeats: int = 7) -> pd.DataFrame:
     """Measure, print and write ``speed.csv`` and the manifest; return the table."""
     rows = []
-    print(f"{'':32}{'peer, ms':>10}{'ours, ms':>10}{'ratio':>8}")
+    print(f"{'':40}{'peer, ms':>10}{'ours, ms':>10}{'ratio':>8}")
     for row in measure(repeats):
         rows.append(row)
-        print(f"{row['case']:32}{row['peer_ms']:10.1f}{row['ours_ms']:10.1f}{row['ratio']:8.2f}", flush=True)
+        print(
+            f"{row['case']:40}{row['peer_ms']:10.1f}{row['ours_ms']:10.1f}{row['ratio']:8.2f}  {row['peer']}",
+            flush=True,
+        )
     table = pd.DataFrame(rows)
     store = Store(out)
     store.write("speed.csv", table.to_csv(index=False, float_format="%.4g").encode())

@@ -15,7 +15,6 @@ def is_eager(x: Tensor) -> bool:
         and x.device.type == "cpu"
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
-        and not torch.onnx.is_in_onnx_export()
         and not is_transformed()
     )
 

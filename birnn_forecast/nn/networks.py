@@ -247,5 +247,7 @@ def gap_features(
 def with_mask(x: Tensor) -> list[Tensor]:
     """Return a covariate, its gaps filled by the row's mean (static: by 0), and its mask."""
     observed = observed_mask(x)
+    if is_whole(observed):
+        return [x, torch.ones_like(x)]
     filling = masked_mean(x, observed) if x.ndim == 3 else 0.0
     return [fill(x, observed, filling), observed.to(x.dtype)]
