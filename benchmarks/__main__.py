@@ -47,6 +47,13 @@ def _parser() -> argparse.ArgumentParser:
     budget = run.add_mutually_exclusive_group()
     budget.add_argument("--budget-cpu", type=float, metavar="SECONDS", help="CPU seconds for each fit of a net")
     budget.add_argument("--budget-steps", type=int, metavar="N", help="training steps for each fit; reproducible")
+    run.add_argument(
+        "--most-hours",
+        type=float,
+        default=2.0,
+        metavar="HOURS",
+        help="a statistical method expected to take more CPU hours on a task is listed as not run (default: 2)",
+    )
     run.add_argument("--out", required=True, help="folder, or URL of fsspec, for rows and forecasts")
     run.add_argument("--dry-run", action="store_true", help="print the cells and what they are expected to take")
     run.add_argument("--resume", action="store_true", help="go on with --out; what is finished is not computed again")
@@ -146,8 +153,10 @@ def _run(args: argparse.Namespace) -> int:
         )
     if args.retry_failed:
         finished = finished[finished["status"] != "failed"]
-    jobs = plan(tasks, models, args.seeds, budget, args.data_dir)
-    left = [job for job in jobs if job.hash not in set(finished["cell"])]
+    jobs = plan(tasks, models, args.seeds, budget, args.data_dir, 3600 * args.most_hours)
+    postponed = set(finished.loc[finished["status"] == "not run", "cell"])
+    done = set(finished["cell"]) - {job.hash for job in jobs if job.hash in postponed and not job.not_run}
+    left = [job for job in jobs if job.hash not in done]
     if args.dry_run:
         _print_plan(left, len(jobs) - len(left))
         return 0

@@ -39,17 +39,18 @@ from benchmarks.threads import one_thread
 VERSION = 1
 # whose versions can change a figure
 LIBRARIES = ("darts", "numpy", "pytorch-lightning", "scikit-learn", "statsforecast", "statsmodels", "torch")
-# a method that is not trained and is expected to take longer is listed as not run
+# what a method that is not trained may be expected to take, unless told otherwise
 MOST_SECONDS = 2 * 3600.0
 
 
 class Cell(NamedTuple):
-    """One model on one task."""
+    """One model on one task; one that is not trained and would take longer than `most_seconds` is not run."""
 
     task: str
     model: str
     seed: int
     budget: Budget
+    most_seconds: float = MOST_SECONDS
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Job:
 
     @property
     def not_run(self) -> bool:
-        return self.expected > MOST_SECONDS and not MODELS[self.cell.model].trained
+        return self.expected > self.cell.most_seconds and not MODELS[self.cell.model].trained
 
     @property
     def cost(self) -> float:
@@ -71,7 +72,14 @@ class Job:
         return 0.0 if self.not_run else self.expected
 
 
-def plan(tasks: list[str], models: list[str], seeds: list[int], budget: Budget, data_dir: Path | None) -> list[Job]:
+def plan(
+    tasks: list[str],
+    models: list[str],
+    seeds: list[int],
+    budget: Budget,
+    data_dir: Path | None,
+    most_seconds: float = MOST_SECONDS,
+) -> list[Job]:
     """Return the cells of `models`, and of each task's baseline, on the `tasks`, longest first.
 
     The baseline is always there: its score stands for that of a model that fails.
@@ -84,7 +92,7 @@ def plan(tasks: list[str], models: list[str], seeds: list[int], budget: Budget, 
             data = load(name, seed, data_dir)
             digest = data_digest(data)
             for model in fitting:
-                cell = Cell(name, model, seed, budget)
+                cell = Cell(name, model, seed, budget, most_seconds)
                 hash_ = cell_hash(cell, digest)
                 jobs.setdefault(hash_, Job(cell, hash_, data.fingerprint, expected_seconds(cell)))
     return sorted(jobs.values(), key=lambda job: (-job.expected, job.cell.task, job.cell.model, job.cell.seed))

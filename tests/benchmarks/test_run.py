@@ -120,6 +120,21 @@ def test_a_dry_run_prints_the_cells_and_computes_nothing(tmp_path, capsys):
     assert "0 cells, 0.00 CPU hours expected; 5 are finished." in capsys.readouterr().out
 
 
+def test_what_is_not_run_is_run_once_it_may_take_so_long(tmp_path):
+    options = ("--tasks", "fake one", "--models", "endless", *STEPS)
+    for more, status, written in (
+        ((), "not run", 3),  # two rows, and the baseline's forecasts
+        (("--resume",), "not run", 0),
+        (("--resume", "--most-hours", "3"), "ok", 2),
+    ):
+        before = files(tmp_path)
+        run(tmp_path, *options, *more)
+        rows = pd.read_parquet(tmp_path / "rows.parquet").set_index("model")
+        assert rows.loc["endless", "status"] == status
+        changed = {file for file, time in files(tmp_path).items() if before.get(file) != time}
+        assert len(changed) == written
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
