@@ -44,7 +44,8 @@ def cluster(tmp_path, monkeypatch):
         from ray.cluster_utils import Cluster
 
         nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        nodes.add_node(num_cpus=1)
+        nodes.add_node(num_cpus=1, wait=False)
+        nodes.wait_for_nodes(timeout=180)  # thirty seconds are too few for a busy machine
         ray.init(
             nodes.address,
             log_to_driver=False,
