@@ -120,6 +120,11 @@ class GapAwareModel(ImputingMixin, BatchesMixin, MixedCovariatesTorchModel):
         Default: 1.0.
     decoder_dim
         Size of the code of each horizon step in the decoder. Default: 16.
+    patch_length
+        Number of time steps that the recurrent layers read at once, such as the season: the input chunk is cut into
+        patches from its end, each embedded by a dense layer. The recurrence is then so much shorter: it trains
+        faster and remembers more, at the price of detail within a patch. At most `input_chunk_length`. Default:
+        ``None``, step by step.
     use_static_covariates
         Whether to use the static covariates of the target series, where they have any. Default: ``True``.
     use_reversible_instance_norm
@@ -182,13 +187,16 @@ class GapAwareModel(ImputingMixin, BatchesMixin, MixedCovariatesTorchModel):
             raise ValueError(f"`use_reversible_instance_norm` takes {options} as keys, got {[*norm]}.")
         if params["skip"] == "seasonal" and params["season_length"] is None:
             raise ValueError("`season_length` must be given (in time steps) with `skip='seasonal'`, got None.")
-        if params["season_length"] is not None:
-            check_integer("season_length", params["season_length"])
-            longest = _parse_input_chunk_length(params["input_chunk_length"])[1]
-            if params["season_length"] > longest:
+        longest = _parse_input_chunk_length(params["input_chunk_length"])[1]
+        for name in ("season_length", "patch_length"):
+            length = params.get(name)
+            if length is None:
+                continue
+            check_integer(name, length)
+            if length > longest:
                 raise ValueError(
-                    f"`season_length` must be at most `input_chunk_length` ({longest}), got "
-                    f"{params['season_length']}: lengthen the input chunk or leave it out."
+                    f"`{name}` must be at most `input_chunk_length` ({longest}), got {length}: lengthen the input "
+                    "chunk or leave it out."
                 )
 
     def _encoder_params(self) -> dict[str, Any]:
@@ -213,6 +221,7 @@ class GapAwareModel(ImputingMixin, BatchesMixin, MixedCovariatesTorchModel):
             "pooling": params["pooling"],
             "skip": params["skip"],
             "season_length": params["season_length"],
+            "patch_length": params["patch_length"],
             "decoder_params": self._decoder_params(),
         }
 

@@ -21,6 +21,7 @@ from birnn_forecast.masks import (
 from birnn_forecast.nn.conv import CNNEncoder
 from birnn_forecast.nn.decoders import SKIPS, HorizonDecoder, StepHead
 from birnn_forecast.nn.normalization import MaskedInstanceNorm
+from birnn_forecast.nn.patching import PatchEncoder
 from birnn_forecast.nn.pooling import POOLINGS
 from birnn_forecast.nn.recurrent import BidirectionalEncoder, URNNEncoder, valid_steps
 
@@ -111,6 +112,8 @@ class ForecastNetwork(nn.Module):
         Further parameters of :class:`HorizonDecoder`.
     reconstructs
         Whether to have the head that estimates the window's own steps.
+    patch_length
+        Steps that the encoder reads at once, by :class:`PatchEncoder`; None for step by step.
     """
 
     locations: Tensor
@@ -131,13 +134,18 @@ class ForecastNetwork(nn.Module):
         offsets: Sequence[float],
         decoder_params: dict,
         reconstructs: bool = True,
+        patch_length: int | None = None,
     ):
         super().__init__()
         self.sizes, self.season_length = sizes, season_length
         outputs = sizes.targets * sizes.parameters
         # per target: value, observed, steps since and until an observation; per covariate: value, observed
         features = 4 * sizes.targets + 2 * (sizes.past_covariates + sizes.future_covariates)
-        self.encoder = ENCODERS[encoder](input_size=features, **encoder_params)
+        self.encoder = (
+            ENCODERS[encoder](input_size=features, **encoder_params)
+            if patch_length is None
+            else PatchEncoder(patch_length, ENCODERS[encoder], features, **encoder_params)
+        )
         self.pooling = POOLINGS[pooling](self.encoder.state_size, self.encoder.final_size)
         self.decoder = HorizonDecoder(
             code_size=self.pooling.output_size + 2 * sizes.static_covariates,

@@ -30,6 +30,7 @@ BAD_OPTIONS = {
     "masking_rate": [(1.0, "below 1, got 1.0"), (None, "got None")],
     "bidirectional": [("no", "True or False, got 'no'")],
     "season_length": [(0, ">= 1, got 0"), (2.5, "got 2.5")],
+    "patch_length": [(0, ">= 1, got 0"), (2.5, "got 2.5"), (13, r"at most `input_chunk_length` \(12\), got 13")],
     "output_chunk_shift": [(-1, ">= 0, got -1")],
     "output_chunk_length": [(0, ">= 1, got 0")],
 }
