@@ -53,6 +53,12 @@ def initial_offsets(likelihood: TorchLikelihood | None) -> tuple[float, ...]:
 def denormalise(raw: Tensor, statistics: WindowStatistics, norm: MaskedInstanceNorm, roles: tuple[str, ...]) -> Tensor:
     """Bring raw parameters ``(batch, time, components, parameters)`` from a normalised window to the series' unit."""
     mean, scale = statistics
+    if all(role == "location" for role in roles):  # all at once
+        mean, scale = mean[..., None], scale[..., None]
+        if norm.affine:
+            scale = scale / norm.safe_weight[:, None]
+            mean = mean - norm.affine_bias[:, None] * scale
+        return raw * scale + mean
     # a positive level for parameters that only make sense on positive series
     level = torch.where(mean > 0, mean, scale)
     out = []

@@ -160,6 +160,18 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
     def _reconstruct(self, reading: Reading) -> Tensor:
         return self._in_unit(self.network.reconstruct(reading.window, reading.encoding), reading)
 
+    def _imputation_loss(self, reading: Reading, labels: Tensor, criterion, weights: Tensor | None) -> Tensor:
+        """Return the loss of the estimates of what `labels` hold."""
+        if not self.network.estimates_some:
+            return masked_loss(self._reconstruct(reading), labels, criterion, self.likelihood, weights)
+        steps = observed_mask(labels).any(dim=-1).nonzero(as_tuple=True)
+        raw = self.network.reconstruct(reading.window, reading.encoding, steps)
+        if reading.statistics is not None:
+            statistics = WindowStatistics(*(x[steps[0]] for x in reading.statistics))
+            raw = denormalise(raw, statistics, self.rin, self.roles)
+        weights = None if weights is None else weights[steps][:, None]
+        return masked_loss(raw, labels[steps][:, None], criterion, self.likelihood, weights)
+
     def _in_unit(self, raw: Tensor, reading: Reading) -> Tensor:
         if reading.statistics is None:
             return raw
@@ -241,7 +253,7 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
             scored = observed & ~visible if self.network.sees_own_values else observed
             labels = x_in.past_target.masked_fill(~scored, float("nan"))
             weights = _weight_of_window(batch, labels)
-            imputation_loss = masked_loss(self._reconstruct(reading), labels, criterion, self.likelihood, weights)
+            imputation_loss = self._imputation_loss(reading, labels, criterion, weights)
             imputation_loss = imputation_loss + self._earlier_losses(reading, labels, weights)
             n_hidden = int(scored.sum())
             self.log(f"{stage.value}_forecast_loss", loss, batch_size=weight, sync_dist=True)

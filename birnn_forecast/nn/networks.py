@@ -120,6 +120,7 @@ class ForecastNetwork(nn.Module):
     Norm = MaskedInstanceNorm
     sees_own_values = True
     mixes_components = True
+    estimates_some = True  # `reconstruct` takes `steps`
     whole = 1 / 3  # share of the rows that training leaves whole: forecasts meet such windows most
 
     def __init__(
@@ -202,19 +203,25 @@ class ForecastNetwork(nn.Module):
             out = out + self.skip(encoding.target, window.observed)[..., None] * self.locations.to(out.dtype)
         return out
 
-    def reconstruct(self, window: Window, encoding: Encoding) -> Float[Tensor, "batch time targets parameters"]:
+    def reconstruct(
+        self, window: Window, encoding: Encoding, steps: tuple[Tensor, Tensor] | None = None
+    ) -> Float[Tensor, "batch time targets parameters"]:
         """Return the raw parameters of each component at each step of the window, in the normalised unit.
 
-        What is observed is an input: only of a value that was hidden is this an estimate.
+        What is observed is an input: only of a value that was hidden is this an estimate. With `steps`, the rows and
+        times of some steps, each of them is a window of one step.
         """
         if self.step_head is None:
             raise ValueError("A network made with `reconstructs=False` has no head for the window's own steps.")
-        states = encoding.states
-        if window.static_covariates is not None:
-            static = torch.cat(with_mask(window.static_covariates.flatten(1)), dim=-1)
+        states, target, static = encoding.states, encoding.target, window.static_covariates
+        if steps is not None:
+            states, target = (x[steps][:, None] for x in (states, target))
+            static = None if static is None else static[steps[0]]
+        if static is not None:
+            static = torch.cat(with_mask(static.flatten(1)), dim=-1)
             states = torch.cat([states, static[:, None].expand(-1, states.shape[1], -1)], dim=-1)
         out = self._per_component(self.step_head(states))
-        return out + encoding.target[..., None] * self.locations.to(out.dtype)
+        return out + target[..., None] * self.locations.to(out.dtype)
 
     def _per_component(self, out: Tensor) -> Tensor:
         return out.unflatten(-1, (self.sizes.targets, self.sizes.parameters))
