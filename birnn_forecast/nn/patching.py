@@ -28,7 +28,7 @@ class PatchEncoder(nn.Module):
     input_size
         Features per step.
     **params
-        Parameters of the encoder; `hidden_size` is also the size of an embedding and of a step's state.
+        Parameters of the encoder; `hidden_size` is also the size of an embedding, half of it that of a step's state.
 
     References
     ----------
@@ -41,9 +41,9 @@ class PatchEncoder(nn.Module):
         self.patch_length, size = patch_length, params["hidden_size"]
         self.embed = nn.Linear(patch_length * input_size, size)
         self.encoder = encoder(input_size=size, **params)
-        self.expand = nn.Linear(self.encoder.state_size, patch_length * size)
-        self.local = nn.Linear(input_size, size, bias=False)
-        self.state_size, self.final_size = size, self.encoder.final_size
+        self.state_size, self.final_size = max(1, size // 2), self.encoder.final_size
+        self.expand = nn.Linear(self.encoder.state_size, patch_length * self.state_size)
+        self.local = nn.Linear(input_size, self.state_size, bias=False)
 
     def forward(
         self, x: Float[Tensor, "batch time features"], start: Int[Tensor, " batch"]
