@@ -120,6 +120,15 @@ class GapAwareModel(ImputingMixin, BatchesMixin, MixedCovariatesTorchModel):
         Default: 1.0.
     decoder_dim
         Size of the code of each horizon step in the decoder. Default: 16.
+    tbptt_length
+        Truncated back-propagation through time, for input chunks so long that training runs out of memory: the number
+        of time steps over which a gradient flows through a state, back in the forward and ahead in the backward
+        direction. Longer input chunks are cut into segments of this length, counted back from their end. All states
+        are as without it, but those that a segment starts from are constants; no other gradient is cut: losses,
+        pooling and decoder reach every state that they read. A segment is computed again when its gradient is, so
+        memory grows with the input chunk by its features and estimates only (and, in training with several layers,
+        by the states of one layer for a moment), in about 1.5 times the time. Of no effect on predictions; cannot go
+        with ``normalization="batch"``. Default: ``None``, the whole input chunk.
     use_static_covariates
         Whether to use the static covariates of the target series, where they have any. Default: ``True``.
     use_reversible_instance_norm
@@ -161,6 +170,13 @@ class GapAwareModel(ImputingMixin, BatchesMixin, MixedCovariatesTorchModel):
             if name in params:
                 check_integer(name, params[name])
         check_integer("output_chunk_shift", params["output_chunk_shift"], minimum=0)
+        if params.get("tbptt_length") is not None:
+            check_integer("tbptt_length", params["tbptt_length"])
+            if params["normalization"] == "batch":
+                raise ValueError(
+                    "`tbptt_length` must be None with `normalization='batch'`, whose statistics need all steps at "
+                    f"once, got {params['tbptt_length']}: use `normalization='layer'`."
+                )
         sizes = params["hidden_fc_sizes"]
         if not isinstance(sizes, list | tuple | None):
             raise ValueError(f"`hidden_fc_sizes` must be a list of sizes or None, got {sizes!r}.")
@@ -214,6 +230,7 @@ class GapAwareModel(ImputingMixin, BatchesMixin, MixedCovariatesTorchModel):
             "skip": params["skip"],
             "season_length": params["season_length"],
             "decoder_params": self._decoder_params(),
+            "tbptt_length": params["tbptt_length"],
         }
 
     def _decoder_params(self) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class URNNModel(GapAwareModel):
         masking_rate: float = 0.2,
         imputation_weight: float = 1.0,
         decoder_dim: int = 16,
+        tbptt_length: int | None = None,
         use_static_covariates: bool = True,
         use_reversible_instance_norm: bool | dict[str, Any] = True,
         **kwargs: Unpack[TorchModelParams],
