@@ -28,7 +28,7 @@ from birnn_forecast.nn.merge import MERGES
 from birnn_forecast.nn.normalization import NORMALIZATIONS
 from birnn_forecast.nn.pooling import POOLINGS
 from birnn_forecast.nn.recurrent import CELLS
-from birnn_forecast.training import RestartingEarlyStopping, TimeBudget
+from birnn_forecast.training import CALLBACKS
 
 CHOICES: dict[str, list[str | None]] = {
     "model": [*CELLS],
@@ -288,7 +288,7 @@ class GapAwareModel(ImputingMixin, BatchesMixin, MixedCovariatesTorchModel):
 
 def _family() -> list[type]:
     """Return all the classes that a saved model of the family may hold."""
-    classes: list[type] = [GapAwareModule, RestartingEarlyStopping, TimeBudget]
+    classes: list[type] = [GapAwareModule, *CALLBACKS]
     rest: list[type] = [GapAwareModel]
     while rest:
         found: list[type] = rest.pop().__subclasses__()
