@@ -85,7 +85,10 @@ def main() -> None:
         for tbptt_length in (0, args.tbptt_length):
             command = [sys.executable, "-m", "benchmarks.long_inputs", *sys.argv[1:]]
             done = subprocess.run(
-                [*command, "--measure", str(length), str(tbptt_length)], capture_output=True, text=True, env=os.environ | GIVE_BACK
+                [*command, "--measure", str(length), str(tbptt_length)],
+                capture_output=True,
+                text=True,
+                env=os.environ | GIVE_BACK,
             )
             if done.returncode:
                 print(f"{length:14} {tbptt_length or None!s:>12} {done.stderr.strip().splitlines()[-1:]}")

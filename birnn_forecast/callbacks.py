@@ -252,10 +252,10 @@ class CompiledNetwork(Callback):
 
 
 def compile_error(device: torch.device, options: dict[str, Any]) -> str | None:
-    """Return the first line of what ``torch.compile`` says to a small layer, None where it works."""
-    layer = nn.Linear(2, 2).to(device)
+    """Return the first line of what ``torch.compile`` says to a small function, None where it works."""
+    x = torch.ones(4, device=device, requires_grad=True)
     try:
-        torch.compile(layer, **options)(torch.ones(1, 2, device=device)).sum().backward()
+        torch.compile(lambda x: (2 * x).tanh().sum(), **options)(x).backward()
     except Exception as error:
         return (str(error).strip().splitlines() or [type(error).__name__])[0]
     return None

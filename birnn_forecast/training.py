@@ -69,8 +69,8 @@ def trainer_kwargs(
         Decay, per step, of an exponential moving average of the weights (0.99 for some hundred steps, 0.999 for some
         thousand), which is validated and which training ends with; ``None`` for none.
     swa
-        Whether training ends with the mean of the weights after each of the last fifth of the epochs, which is validated
-        from there on. A learning rate that stays high to the end suits it.
+        Whether training ends with the mean of the weights after each of the last fifth of the epochs, which is
+        validated from there on. A learning rate that stays high to the end suits it.
     compile
         Whether to compile the network by ``torch.compile``, or the name of a backend of it, or a dictionary of its
         arguments. Of this package's networks the heads and the decoder are compiled, not the recurrent layers, which

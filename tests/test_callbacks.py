@@ -1,5 +1,6 @@
 """Averages of the weights, sparse logging and compiled networks, in Darts' workflows."""
 
+import csv
 import subprocess
 import sys
 from copy import deepcopy
@@ -9,9 +10,11 @@ import pytest
 import torch
 from darts.models import BlockRNNModel
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import CSVLogger
 
 from birnn_forecast import BiGRUModel, callbacks
 from birnn_forecast.callbacks import SparseLogging, WeightEMA
+from birnn_forecast.models._module import GapAwareModule
 from tests.conftest import make_model, make_series
 from tests.test_training import SERIES, VAL, cpu
 
@@ -67,7 +70,7 @@ def test_ema_is_that_of_all_steps_in_each_fit():
     model = make_model(BiGRUModel, pl_trainer_kwargs=traced(Trace(), ema=0.5))
     for _ in range(2):
         trace = fit_traced(model, 3)
-        assert len(trace.steps) > 10
+        assert len(trace.steps) == 9
         expected = moving_average(trace.steps, 0.5)
         torch.testing.assert_close(vector(model.model), expected, rtol=0, atol=1e-6)
         assert not torch.allclose(expected, trace.steps[-1], atol=1e-5)
@@ -124,7 +127,8 @@ def test_resumed_training_goes_on_from_the_weights_and_the_average(tmp_path):
     resumed.trainer_params["callbacks"].append(kwargs["callbacks"][-1])
     trace = fit_traced(resumed, 4)
     first = torch.cat([weights[name].flatten() for name, _ in resumed.model.named_parameters()])
-    assert (trace.steps[0] - first).norm() < 0.3 * (trace.steps[0] - vector(model.model)).norm()
+    # one step of Adam moves no weight much further than the learning rate
+    assert (trace.steps[0] - first).abs().max() < 1.4e-3 < (trace.steps[0] - vector(model.model)).abs().max()
     average, done = vector(model.model), int(start._average_model.n_averaged)
     for n, new in enumerate(trace.steps, start=done):
         d = min(0.99, (n + 1) / (n + 10))
@@ -147,7 +151,7 @@ assert len(model.trainer_params["callbacks"]) == int(sys.argv[2])
 
 
 @pytest.mark.parametrize(
-    "options", [{"ema": 0.9}, {"swa": True}, {"log_every_n_steps": 5}, {"compile": "eager"}], ids=lambda o: [*o][0]
+    "options", [{"ema": 0.9}, {"swa": True}, {"log_every_n_steps": 5}], ids=lambda options: next(iter(options))
 )
 def test_a_fresh_process_loads_safely_and_trains_on(options, tmp_path):
     path = str(tmp_path / "model.pt")
@@ -157,7 +161,7 @@ def test_a_fresh_process_loads_safely_and_trains_on(options, tmp_path):
     np.testing.assert_allclose(np.load(path + ".npy"), model.predict(6).values(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{"ema": 0.9}, {"swa": True}, {"log_every_n_steps": 5}, {"compile": "eager"}])
+@pytest.mark.parametrize("options", [{"ema": 0.9}, {"swa": True}, {"log_every_n_steps": 5}])
 def test_copies_have_callbacks_of_their_own(options):
     model = make_model(BiGRUModel, pl_trainer_kwargs=cpu(**options)).fit(SERIES)
     (own,) = model.trainer_params["callbacks"]
@@ -240,27 +244,16 @@ def test_epoch_means_are_exact_and_the_fit_is_the_same(make, every):
 
 
 def test_a_logger_gets_some_steps_and_the_means(tmp_path):
-    from pytorch_lightning.loggers import CSVLogger
-
-    class Fresh(CSVLogger):
-        def log_metrics(self, metrics, step=None):
-            rows.append(metrics)
-
-    rows = []
-    kwargs = cpu(log_every_n_steps=4) | {"logger": Fresh(str(tmp_path))}
-    model = make_model(BiGRUModel, n_epochs=1, batch_size=4, pl_trainer_kwargs=kwargs)
-    logger = model.trainer_params["logger"]
-    assert logger is not None
-    model.fit(SERIES)
+    kwargs = cpu(log_every_n_steps=4) | {"logger": CSVLogger(str(tmp_path))}
+    make_model(BiGRUModel, n_epochs=1, batch_size=4, pl_trainer_kwargs=kwargs).fit(SERIES)
+    with next(tmp_path.rglob("metrics.csv")).open() as file:
+        rows = list(csv.DictReader(file))
     steps = -(-(60 - 16 + 1) // 4)
-    assert len([row for row in rows if "train_loss" in row]) == steps // 4 + 1
+    assert len([row for row in rows if row["train_loss"]]) == steps // 4 + 1
 
 
 def test_lightning_is_called_for_some_steps_only(monkeypatch):
     calls = []
-    log = BiGRUModel.__mro__ and torch.nn.Module  # noqa: F841
-    from birnn_forecast.models._module import GapAwareModule
-
     original = GapAwareModule.log
     monkeypatch.setattr(
         GapAwareModule, "log", lambda self, name, *a, **k: calls.append(name) or original(self, name, *a, **k)
@@ -271,15 +264,20 @@ def test_lightning_is_called_for_some_steps_only(monkeypatch):
 
 
 def test_a_failed_fit_leaves_the_module_as_it_was():
+    modules = []
+
     class Fail(Callback):
-        def on_train_batch_end(self, *args):
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            modules.append((pl_module, "log" in vars(pl_module)))
             raise RuntimeError("enough")
 
     kwargs = cpu(log_every_n_steps=5)
     model = make_model(BiGRUModel, pl_trainer_kwargs=kwargs | {"callbacks": [*kwargs["callbacks"], Fail()]})
     with pytest.raises(RuntimeError, match="enough"):
         model.fit(SERIES)
-    assert "log" not in vars(model.model)
+    ((module, stood_between),) = modules
+    assert stood_between
+    assert "log" not in vars(module)
 
 
 def test_the_progress_bar_is_redrawn_as_often(capsys):
@@ -296,54 +294,82 @@ def test_training_loss_is_monitored_by_its_mean():
     assert SparseLogging not in [type(callback) for callback in cpu(patience=2)["callbacks"]]
 
 
-@pytest.fixture
-def compiled(monkeypatch):
-    """Names of the modules that were compiled."""
-    names = []
-    compile_ = torch.nn.Module.compile
-    monkeypatch.setattr(
-        torch.nn.Module, "compile", lambda self, **k: names.append(type(self).__name__) or compile_(self, **k)
-    )
-    yield names
-    torch._dynamo.reset()
+COMPILE = """
+import sys
+from copy import deepcopy
+import numpy as np
+import torch
+from darts import TimeSeries
+from darts.models import BlockRNNModel
+import birnn_forecast
+from birnn_forecast.training import trainer_kwargs
+
+backend, path = sys.argv[1:]
+torch.set_num_threads(1)
+names, compile_ = [], torch.nn.Module.compile
+torch.nn.Module.compile = lambda self, **k: names.append(type(self).__name__) or compile_(self, **k)
+rng = np.random.default_rng(0)
+series = TimeSeries.from_values((np.sin(np.arange(60) / 2) + rng.normal(size=60)).astype(np.float32))
+gaps = series.with_values(np.where(rng.random((60, 1, 1)) < 0.1, np.nan, series.all_values()).astype(np.float32))
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.model.parameters()])
+
+def fit(name, compile, series=gaps, **kwargs):
+    cls = getattr(birnn_forecast, name, BlockRNNModel)
+    model = cls(12, 4, hidden_dim=8, hidden_fc_sizes=[6], batch_size=16, n_epochs=2, random_state=0, pl_trainer_kwargs=
+        trainer_kwargs("cpu", progress_bar=False, compile=compile) | {"logger": False}, **kwargs)
+    return model.fit(series)
+
+found = {"BiGRUModel": {"HorizonDecoder", "StepHead"}, "CNNBiLSTMModel": {"HorizonDecoder", "StepHead"},
+    "GRINModel": {"HorizonDecoder"}, "BlockRNNModel": {"_BlockRNNModule"}}
+options = {"CNNBiLSTMModel": {"tbptt_length": 5}, "BlockRNNModel": {"series": series}}
+for name, parts in found.items():
+    plain = fit(name, False, **options.get(name, {}))
+    assert not names
+    model = fit(name, backend, **options.get(name, {}))
+    assert parts <= {*names}, names
+    torch.testing.assert_close(weights(model), weights(plain), rtol=0, atol=1e-4)
+    expected = plain.predict(6, series).values()
+    np.testing.assert_allclose(model.predict(6, series).values(), expected, rtol=1e-3, atol=1e-4)
+    assert model.model.state_dict().keys() == plain.model.state_dict().keys()
+    n = len(names)
+    model.fit(series, epochs=1)  # is compiled already
+    assert len(names) == n
+    deepcopy(model)
+    model.save(path + name)
+    again = type(model).load(path + name)
+    expected = model.predict(6, series).values()
+    np.testing.assert_allclose(again.predict(6, series).values(), expected, rtol=1e-3, atol=1e-4)
+    again.fit(series, epochs=4)
+    names.clear()
+print("all compiled")
+"""
 
 
-def test_compiled_models_train_and_predict_the_same(model_class, compiled):
-    plain, other = (
-        make_model(model_class, pl_trainer_kwargs=cpu(compile=option)).fit(SERIES) for option in (False, "eager")
-    )
-    assert {"HorizonDecoder"} <= {*compiled}
-    torch.testing.assert_close(vector(other.model), vector(plain.model), rtol=0, atol=1e-4)
-    np.testing.assert_allclose(other.predict(6).values(), plain.predict(6).values(), rtol=1e-4)
-    assert type(other.model) is type(plain.model)
-    assert other.model.state_dict().keys() == plain.model.state_dict().keys()
+# in a process of its own: torch's compiler does not take the tests' checks of shapes
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_models_train_predict_and_load_the_same(backend, tmp_path):
+    if backend == "inductor" and callbacks.compile_error(torch.device("cpu"), {}) is not None:
+        pytest.skip("no compiler here")
+    command = [sys.executable, "-c", COMPILE, backend, str(tmp_path / "model")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "all compiled" in done.stdout, done.stderr
 
 
-def test_darts_own_models_are_compiled_whole(compiled):
-    kwargs = cpu(compile={"backend": "eager"})
-    model = BlockRNNModel(12, 4, n_epochs=1, random_state=0, pl_trainer_kwargs=kwargs).fit(make_series(60))
-    assert compiled == [type(model.model).__name__]
-    assert np.isfinite(model.predict(4).values()).all()
-
-
-def test_what_cannot_be_compiled_is_left_alone_with_a_warning(monkeypatch, compiled):
+def test_what_cannot_be_compiled_is_left_alone_with_a_warning(monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nmore")
 
     monkeypatch.setattr(callbacks.torch, "compile", fail)
     model = make_model(BiGRUModel, pl_trainer_kwargs=cpu(compile=True))
-    with pytest.warns(UserWarning, match=r"`compile` has no effect.*\(InvalidCxxCompiler: No working .* found\)\. Install"):
+    with pytest.warns(UserWarning, match=r"`compile` has no effect.*\(InvalidCxxCompiler: .* found\)\. Install"):
         model.fit(SERIES)
-    assert not compiled
+    assert all(module._compiled_call_impl is None for module in model.model.modules())
     assert np.isfinite(model.predict(4).values()).all()
 
 
-@pytest.mark.slow
-def test_torchs_own_compiler(compiled):
-    model = make_model(BiGRUModel, hidden_fc_sizes=[8], pl_trainer_kwargs=cpu(compile=True))
-    if callbacks.compile_error(torch.device("cpu"), {}) is not None:
-        pytest.skip("no compiler here")
-    plain = make_model(BiGRUModel, hidden_fc_sizes=[8], pl_trainer_kwargs=cpu()).fit(SERIES)
-    model.fit(SERIES)
-    assert "StepHead" in compiled
-    np.testing.assert_allclose(model.predict(6).values(), plain.predict(6).values(), rtol=1e-4)
+def test_compile_takes_a_backend_or_options(monkeypatch):
+    for given, options in (("eager", {"backend": "eager"}), ({"dynamic": True}, {"dynamic": True}), (True, {})):
+        (callback,) = cpu(compile=given)["callbacks"]
+        assert callback.options == options

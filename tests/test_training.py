@@ -107,7 +107,10 @@ def test_progress_bar_switches_what_lightning_prints():
         ({"swa": True, "ema": 0.9}, "`ema` must be None with `swa=True`, got 0.9"),
         ({"swa": True, "patience": 3}, "`patience` must be None with `swa=True`.*, got 3: use `ema` instead"),
         ({"compile": 3}, "`compile` must be True, False, the name of a backend, or a dictionary .*, got 3"),
-        ({"compile": {"speed": 1}}, "`compile` must be .* a dictionary with keys among .*'backend'.*, got {'speed': 1}"),
+        (
+            {"compile": {"speed": 1}},
+            "`compile` must be .* a dictionary with keys among .*'backend'.*, got {'speed': 1}",
+        ),
         ({"compile": "fast"}, "The backend of `compile` must be one of .*'eager'.*, got 'fast'"),
         ({"log_every_n_steps": 0}, "`log_every_n_steps` must be an integer >= 1 or None, got 0"),
     ],

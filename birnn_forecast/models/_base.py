@@ -172,7 +172,7 @@ class GapAwareModel(ImputingMixin, BatchesMixin, MixedCovariatesTorchModel):
         check_integer("output_chunk_shift", params["output_chunk_shift"], minimum=0)
         if params.get("tbptt_length") is not None:
             check_integer("tbptt_length", params["tbptt_length"])
-            if params["normalization"] == "batch":
+            if params.get("normalization") == "batch":
                 raise ValueError(
                     "`tbptt_length` must be None with `normalization='batch'`, whose statistics need all steps at "
                     f"once, got {params['tbptt_length']}: use `normalization='layer'`."

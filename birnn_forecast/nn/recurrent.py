@@ -134,9 +134,10 @@ def both_states(
     backward: Any,
     x: Float[Tensor, "batch time features"],
     start: Int[Tensor, " batch"],
-    initial: LayerStart = LayerStart(),
+    initial: LayerStart | None = None,
 ) -> tuple[Float[Tensor, "batch time hidden"], Float[Tensor, "batch time hidden"]]:
     """Return the states of two :class:`Scan` that read the same steps, in one call where that is faster."""
+    initial = initial or LayerStart()
     if not any(scan._forward_hooks or scan._forward_pre_hooks for scan in (forward, backward)):
         rnns, states = [forward.rnn, backward.rnn], [initial.forward, initial.backward]
         found = recurrence.states(rnns, [False, True], x.transpose(0, 1), start, states)

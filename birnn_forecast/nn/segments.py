@@ -89,9 +89,12 @@ class Segments:
         return self.encoder.read(self._input(number), self.starts[number], [layer[number] for layer in self.layers])
 
     def map(
-        self, function: Callable[..., Any], *tensors: Shaped[Tensor, "batch time ..."], numbers: Sequence[int] | None = None
+        self,
+        function: Callable[..., Any],
+        *tensors: Shaped[Tensor, "batch time ..."],
+        numbers: Sequence[int] | None = None,
     ) -> list[Any]:
-        """Return ``function(states, *tensors)`` of each segment (or of some), which keeps nothing else for gradients."""
+        """Return ``function(states, *tensors)`` of each segment (or of some); nothing else is kept for gradients."""
 
         def run(number: int) -> Any:
             first, last = self.first[number], self.last[number]

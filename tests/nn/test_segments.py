@@ -8,8 +8,8 @@ from torch import nn
 
 from birnn_forecast.nn import recurrence
 from birnn_forecast.nn.networks import ENCODERS, ForecastNetwork, Sizes, Window
-from birnn_forecast.nn.segments import Segments
 from birnn_forecast.nn.recurrent import CELLS, valid_steps
+from birnn_forecast.nn.segments import Segments
 
 # of a kernel of even size
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel lengths:UserWarning")
@@ -180,8 +180,8 @@ def test_the_same_units_drop_out_of_all_readings_of_a_segment():
     segments = network.encode(window).states
     once, again = (segments.read(1)[0] for _ in range(2))
     assert torch.equal(once, again)
-    (f, b, seed), second = segments.layers[0][1], segments.layers[1][1]
-    assert seed != segments.layers[0][2].seed
+    second = segments.layers[1][1]
+    assert segments.layers[0][1].seed != segments.layers[0][2].seed
     # the second layer's states were handed on by a first reading with the same units
     f_states = network.encoder.forwards[1].run_on(
         first_layer_output(network.encoder, segments, 0), segments.starts[0], None
