@@ -1,5 +1,7 @@
 """Convolutional front end of a recurrent encoder."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -72,5 +74,6 @@ class CNNEncoder(nn.Module):
     @property
     def reach(self) -> tuple[int, int]:
         """Number of steps before and after a step that its features depend on."""
-        total = self.convolutions[0].kernel_size[0] - 1
+        convolution: Any = self.convolutions[0]
+        total = convolution.kernel_size[0] - 1
         return len(self.convolutions) * (total // 2), len(self.convolutions) * (total - total // 2)

@@ -358,11 +358,12 @@ class URNNEncoder(nn.Module):
         """Run a layer over a window's segments; as :meth:`BidirectionalEncoder.carry`."""
         keeps, n = layer < len(self.norms), len(xs)
         backwards, _ = hand_on(self.backwards[layer], xs, starts, reversed(range(n)), False)
+        scan: Any = self.forwards[layer]
         found, outputs, state = [], [], None
         for x, start, backward in zip(xs, starts, backwards, strict=True):
             found.append(LayerStart(state, backward, new_seed()))
             inputs, b = self._ahead(layer, x(), start, backward)
-            f, state = self.forwards[layer].run_on(inputs, start, state)
+            f, state = scan.run_on(inputs, start, state)
             if keeps:
                 valid = valid_steps(start, b.shape[1])
                 outputs.append(self._between(layer, torch.where(valid[:, :, None], f, b), valid, found[-1].seed))
@@ -370,7 +371,8 @@ class URNNEncoder(nn.Module):
 
     def _ahead(self, layer: int, x: Tensor, start: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return what the forward pass reads, and the backward states."""
-        b = self.backwards[layer](x, start, carried)
+        scan: Any = self.backwards[layer]
+        b = scan(x, start, carried)
         if carried is None:
             after = pad(b[:, 1:], (0, 0, 0, 1))
         else:
