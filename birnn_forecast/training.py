@@ -1,16 +1,16 @@
-"""Presets of Darts' ``pl_trainer_kwargs``: device, precision, gradient clipping and early stopping."""
+"""Presets of Darts' ``pl_trainer_kwargs``: device, precision, clipping, stopping, averages, logging, compiling."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from darts.utils.serialization import add_safe_globals
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.callbacks import Callback, EarlyStopping
 
 from birnn_forecast.budget import TimeBudget, check_number, listed
-
-__all__ = ["RestartingEarlyStopping", "TimeBudget", "trainer_kwargs"]
+from birnn_forecast.callbacks import CompiledNetwork, LateAverage, SparseLogging, WeightEMA
 
 # in the order in which "auto" tries them
 ACCELERATORS: dict[str, Callable[[], bool]] = {
@@ -18,6 +18,7 @@ ACCELERATORS: dict[str, Callable[[], bool]] = {
     "mps": lambda: torch.backends.mps.is_available(),
     "cpu": lambda: True,
 }
+LOG_EVERY_N_STEPS = 50  # Lightning's own choice
 PRECISIONS = ("auto", "32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed")
 
 
@@ -30,6 +31,10 @@ def trainer_kwargs(
     monitor: str = "val_loss",
     min_delta: float = 0.0,
     progress_bar: bool = True,
+    ema: float | None = None,
+    swa: bool = False,
+    compile: bool | str | dict[str, Any] = False,
+    log_every_n_steps: int | None = None,
 ) -> dict[str, Any]:
     """Return ``pl_trainer_kwargs`` for any torch model of Darts.
 
@@ -50,11 +55,29 @@ def trainer_kwargs(
     gradient_clip
         Largest norm of the gradient over all weights, larger ones are scaled down to it; ``None`` leaves them alone.
     monitor
-        Logged quantity of which a decrease is progress. "val_loss" needs a ``val_series``, "train_loss" does not.
+        Logged quantity of which a decrease is progress. "val_loss" needs a ``val_series``, "train_loss" (here the mean
+        of the epoch's batches) does not. "val_loss" is what Darts keeps the best checkpoint by (``load_best``); in a
+        model that learns to impute as well, it is the sum of "val_forecast_loss" and ``imputation_weight`` times
+        "val_imputation_loss", either of which may be named for a model that is to do one of the two.
     min_delta
         Smallest decrease, in the unit of `monitor`, that counts as progress.
     progress_bar
         Whether to show Lightning's progress bar and model summary.
+    ema
+        Decay, per step, of an exponential moving average of the weights (0.99 for some hundred steps, 0.999 for some
+        thousand), which is validated and which training ends with; ``None`` for none.
+    swa
+        Whether training ends with the mean of the weights after each of the last fifth of the epochs, which is
+        validated from there on. A learning rate that stays high to the end suits it.
+    compile
+        Whether to compile the network by ``torch.compile``, or the name of a backend of it, or a dictionary of its
+        arguments. Of this package's networks the heads and the decoder are compiled, not the recurrent layers, which
+        it cannot take: it pays on a GPU with large heads, and seldom on a CPU. Where it does not work there is a
+        warning, and the network stays as it is.
+    log_every_n_steps
+        Number of steps from one logged training loss, and one redrawn progress bar, to the next: logging each step
+        takes longer than a small network. "train_loss" at the end of an epoch is then the exact mean over all of its
+        batches, instead of the last one's. ``None`` leaves both to Lightning.
 
     Returns
     -------
@@ -64,7 +87,8 @@ def trainer_kwargs(
     Raises
     ------
     ValueError
-        If a value is not among the choices, or the device is not there or does not have the precision.
+        If a value is not among the choices, the device is not there or does not have the precision, or two options
+        exclude each other.
 
     Examples
     --------
@@ -84,8 +108,15 @@ def trainer_kwargs(
     if gradient_clip is not None:
         check_number("gradient_clip", gradient_clip, positive=True)
         kwargs["gradient_clip_val"] = float(gradient_clip)
+    if log_every_n_steps is not None:
+        _check_steps("log_every_n_steps", log_every_n_steps)
+        kwargs["log_every_n_steps"] = log_every_n_steps
+    callbacks = _logging(log_every_n_steps, None if patience is None else monitor)
+    callbacks += _averages(ema, swa, patience) + _compiling(compile)
     if patience is not None:
-        kwargs["callbacks"] = [_early_stopping(patience, monitor, min_delta)]
+        callbacks.append(_early_stopping(patience, monitor, min_delta))
+    if callbacks:
+        kwargs["callbacks"] = callbacks
     return kwargs
 
 
@@ -100,6 +131,24 @@ class RestartingEarlyStopping(EarlyStopping):
         """Forget, before the first epoch."""
         if trainer.ckpt_path is None:
             self.load_state_dict(type(self)(self.monitor, patience=self.patience, mode=self.mode).state_dict())
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the monitored quantity, where it is one of each epoch."""
+        self._check_that_it_is_there(trainer)
+        super().on_train_epoch_end(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the monitored quantity of a validation."""
+        if not trainer.sanity_checking and not self._check_on_train_epoch_end:
+            self._check_that_it_is_there(trainer, always=True)
+        super().on_validation_end(trainer, pl_module)
+
+    def _check_that_it_is_there(self, trainer: Trainer, always: bool = False) -> None:
+        if (always or self._check_on_train_epoch_end) and self.monitor not in trainer.callback_metrics:
+            raise ValueError(
+                f"`monitor` must be a quantity that is logged ({listed(*sorted(trainer.callback_metrics))}), got "
+                f"{self.monitor!r}: give `fit` a `val_series` for one of validation, or use `monitor='train_loss'`."
+            )
 
 
 def _device(accelerator: str) -> str:
@@ -133,13 +182,68 @@ def _precision(precision: str, device: str) -> str | None:
     return "32-true" if device == "mps" else None
 
 
+def _logging(every_n_steps: int | None, monitor: str | None) -> list[Callback]:
+    # of what is monitored the mean counts, not the last batch
+    if every_n_steps is None and not str(monitor).startswith("train"):
+        return []
+    return [SparseLogging(every_n_steps or LOG_EVERY_N_STEPS)]
+
+
+def _averages(ema: float | None, swa: bool, patience: int | None) -> list[Callback]:
+    if not isinstance(swa, bool):
+        raise ValueError(f"`swa` must be True or False, got {swa!r}.")
+    if ema is not None and (isinstance(ema, bool) or not isinstance(ema, int | float) or not 0 < ema < 1):
+        raise ValueError(f"`ema` must be a decay above 0 and below 1, such as 0.99, or None, got {ema!r}.")
+    if swa and ema is not None:
+        raise ValueError(f"`ema` must be None with `swa=True`, got {ema!r}: choose one of the two averages.")
+    if swa and patience is not None:
+        raise ValueError(
+            f"`patience` must be None with `swa=True`, which averages over the last of all epochs, got {patience!r}: "
+            "use `ema` instead, which may stop anywhere."
+        )
+    return [LateAverage()] if swa else [] if ema is None else [WeightEMA(ema)]
+
+
+def _compiling(options: bool | str | dict[str, Any]) -> list[Callback]:
+    if isinstance(options, str):
+        options = {"backend": options}
+    if isinstance(options, bool):
+        return [CompiledNetwork()] if options else []
+    known = [*inspect.signature(torch.compile).parameters][1:]
+    if not isinstance(options, dict) or not options.keys() <= {*known}:
+        raise ValueError(
+            f"`compile` must be True, False, the name of a backend, or a dictionary with keys among {listed(*known)} "
+            f"(those of `torch.compile`), got {options!r}."
+        )
+    backend = options.get("backend")
+    backends = torch.compiler.list_backends(exclude_tags=())
+    if isinstance(backend, str) and backend not in backends:
+        raise ValueError(
+            f"The backend of `compile` must be one of {listed(*backends)}, got {backend!r}: `compile=True` takes "
+            "torch's own choice."
+        )
+    return [CompiledNetwork(options)]
+
+
 def _early_stopping(patience: int, monitor: str, min_delta: float) -> EarlyStopping:
-    if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
-        raise ValueError(f"`patience` must be an integer >= 1 or None, got {patience!r}.")
+    _check_steps("patience", patience)
     if not isinstance(monitor, str) or not monitor:
         raise ValueError(f"`monitor` must be the name of a logged quantity such as 'val_loss', got {monitor!r}.")
     check_number("min_delta", min_delta)
     return RestartingEarlyStopping(monitor, patience=patience, min_delta=min_delta, mode="min")
 
 
-add_safe_globals([RestartingEarlyStopping])
+def _check_steps(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"`{name}` must be an integer >= 1 or None, got {value!r}.")
+
+
+CALLBACKS: list[type] = [
+    CompiledNetwork,
+    LateAverage,
+    RestartingEarlyStopping,
+    SparseLogging,
+    TimeBudget,
+    WeightEMA,
+]
+add_safe_globals(CALLBACKS)

@@ -101,6 +101,18 @@ def test_progress_bar_switches_what_lightning_prints():
         ({"gradient_clip": "norm"}, "`gradient_clip` must be a finite number > 0"),
         ({"min_delta": -1, "patience": 1}, "`min_delta` must be a finite number >= 0, got -1"),
         ({"monitor": None, "patience": 1}, "`monitor` must be the name of a logged quantity"),
+        ({"ema": 1.0}, "`ema` must be a decay above 0 and below 1, such as 0.99, or None, got 1.0"),
+        ({"ema": True}, "`ema` must be a decay"),
+        ({"swa": 0.5}, "`swa` must be True or False, got 0.5"),
+        ({"swa": True, "ema": 0.9}, "`ema` must be None with `swa=True`, got 0.9"),
+        ({"swa": True, "patience": 3}, "`patience` must be None with `swa=True`.*, got 3: use `ema` instead"),
+        ({"compile": 3}, "`compile` must be True, False, the name of a backend, or a dictionary .*, got 3"),
+        (
+            {"compile": {"speed": 1}},
+            "`compile` must be .* a dictionary with keys among .*'backend'.*, got {'speed': 1}",
+        ),
+        ({"compile": "fast"}, "The backend of `compile` must be one of .*'eager'.*, got 'fast'"),
+        ({"log_every_n_steps": 0}, "`log_every_n_steps` must be an integer >= 1 or None, got 0"),
     ],
 )
 def test_wrong_values_are_named(machine, kwargs, message):
@@ -117,9 +129,9 @@ def test_float64_on_mps_says_what_to_do(machine):
 
 def test_patience_makes_an_early_stopper():
     assert "callbacks" not in trainer_kwargs("cpu")
-    (stopper,) = trainer_kwargs("cpu", patience=3, monitor="train_loss", min_delta=0.5)["callbacks"]
+    (stopper,) = trainer_kwargs("cpu", patience=3, monitor="val_forecast_loss", min_delta=0.5)["callbacks"]
     assert isinstance(stopper, EarlyStopping)
-    assert (stopper.monitor, stopper.patience, stopper.mode) == ("train_loss", 3, "min")
+    assert (stopper.monitor, stopper.patience, stopper.mode) == ("val_forecast_loss", 3, "min")
     assert abs(stopper.min_delta) == 0.5
 
 
@@ -128,6 +140,25 @@ def test_training_stops_after_patience(monitor):
     # no improvement is large enough after the first epoch
     model = make_model(BiGRUModel, pl_trainer_kwargs=cpu(patience=2, monitor=monitor, min_delta=1e6))
     assert epochs_until_stop(model) == 3
+
+
+def test_training_stops_by_either_task():
+    for monitor in ("val_forecast_loss", "val_imputation_loss"):
+        model = make_model(BiGRUModel, pl_trainer_kwargs=cpu(patience=2, monitor=monitor, min_delta=1e6))
+        assert epochs_until_stop(model) == 3
+
+
+@pytest.mark.parametrize("monitor", ["val_loss", "val_mae"])
+def test_what_is_not_logged_cannot_stop_training(monitor):
+    model = make_model(BiGRUModel, pl_trainer_kwargs=cpu(patience=2, monitor=monitor))
+    validated = {"val_series": VAL} if monitor == "val_mae" else {}
+    with pytest.raises(ValueError, match=f"`monitor` must be .*'train_loss'.*, got '{monitor}': give `fit` a `val_ser"):
+        model.fit(SERIES, **validated)
+
+
+def test_validation_every_other_epoch_is_waited_for():
+    kwargs = {"nr_epochs_val_period": 2, "pl_trainer_kwargs": cpu(patience=1, min_delta=1e6)}
+    assert epochs_until_stop(make_model(BiGRUModel, **kwargs)) == 4
 
 
 def test_training_goes_on_without_patience():

@@ -28,7 +28,7 @@ from birnn_forecast.nn.merge import MERGES
 from birnn_forecast.nn.normalization import NORMALIZATIONS
 from birnn_forecast.nn.pooling import POOLINGS
 from birnn_forecast.nn.recurrent import CELLS
-from birnn_forecast.training import RestartingEarlyStopping, TimeBudget
+from birnn_forecast.training import CALLBACKS
 
 CHOICES: dict[str, list[str | None]] = {
     "model": [*CELLS],
@@ -125,6 +125,15 @@ class GapAwareModel(ImputingMixin, BatchesMixin, MixedCovariatesTorchModel):
         patches from its end, each embedded by a dense layer. The recurrence is then so much shorter: it trains
         faster and remembers more, at the price of detail within a patch. At most `input_chunk_length`. Default:
         ``None``, step by step.
+    tbptt_length
+        Truncated back-propagation through time, for input chunks so long that training runs out of memory: the number
+        of time steps over which a gradient flows through a state, back in the forward and ahead in the backward
+        direction. Longer input chunks are cut into segments of this length, counted back from their end. All states
+        are as without it, but those that a segment starts from are constants; no other gradient is cut: losses,
+        pooling and decoder reach every state that they read. A segment is computed again when its gradient is, so
+        memory grows with the input chunk by its features and estimates only (and, in training with several layers,
+        by the states of one layer for a moment), in about 1.5 times the time. Of no effect on predictions; cannot go
+        with ``normalization="batch"`` or `patch_length`. Default: ``None``, the whole input chunk.
     use_static_covariates
         Whether to use the static covariates of the target series, where they have any. Default: ``True``.
     use_reversible_instance_norm
@@ -166,6 +175,18 @@ class GapAwareModel(ImputingMixin, BatchesMixin, MixedCovariatesTorchModel):
             if name in params:
                 check_integer(name, params[name])
         check_integer("output_chunk_shift", params["output_chunk_shift"], minimum=0)
+        if params.get("tbptt_length") is not None:
+            check_integer("tbptt_length", params["tbptt_length"])
+            if params.get("patch_length") is not None:
+                raise ValueError(
+                    "`tbptt_length` must be None with `patch_length`, which shortens the recurrence already, got "
+                    f"{params['tbptt_length']}: use one of the two."
+                )
+            if params.get("normalization") == "batch":
+                raise ValueError(
+                    "`tbptt_length` must be None with `normalization='batch'`, whose statistics need all steps at "
+                    f"once, got {params['tbptt_length']}: use `normalization='layer'`."
+                )
         sizes = params["hidden_fc_sizes"]
         if not isinstance(sizes, list | tuple | None):
             raise ValueError(f"`hidden_fc_sizes` must be a list of sizes or None, got {sizes!r}.")
@@ -223,6 +244,7 @@ class GapAwareModel(ImputingMixin, BatchesMixin, MixedCovariatesTorchModel):
             "season_length": params["season_length"],
             "patch_length": params["patch_length"],
             "decoder_params": self._decoder_params(),
+            "tbptt_length": params["tbptt_length"],
         }
 
     def _decoder_params(self) -> dict[str, Any]:
@@ -280,7 +302,7 @@ class GapAwareModel(ImputingMixin, BatchesMixin, MixedCovariatesTorchModel):
 
 def _family() -> list[type]:
     """Return all the classes that a saved model of the family may hold."""
-    classes: list[type] = [GapAwareModule, RestartingEarlyStopping, TimeBudget]
+    classes: list[type] = [GapAwareModule, *CALLBACKS]
     rest: list[type] = [GapAwareModel]
     while rest:
         found: list[type] = rest.pop().__subclasses__()

@@ -104,6 +104,12 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         """Whether values are hidden in training, and estimated."""
         return self.masking_rate > 0 and self.imputation_weight > 0
 
+    @property
+    def compiled_parts(self) -> list[nn.Module]:
+        """What ``torch.compile`` can take: all but the encoder, whose recurrent layers have kernels of their own."""
+        heads = (getattr(self.network, name, None) for name in ("pooling", "skip", "decoder", "step_head"))
+        return [head for head in heads if head is not None]
+
     def forward(self, x_in: PLModuleInput) -> PLModuleOutput:
         """Return the raw parameters of the horizon, ``(batch, time, components, parameters)``, in the series' unit."""
         x_in = self._cast(x_in)

@@ -48,6 +48,7 @@ class URNNModel(GapAwareModel):
         imputation_weight: float = 1.0,
         decoder_dim: int = 16,
         patch_length: int | None = None,
+        tbptt_length: int | None = None,
         use_static_covariates: bool = True,
         use_reversible_instance_norm: bool | dict[str, Any] = True,
         **kwargs: Unpack[TorchModelParams],

@@ -1,10 +1,12 @@
 """Convolutional front end of a recurrent encoder."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from birnn_forecast.nn.recurrent import BidirectionalEncoder, valid_steps
+from birnn_forecast.nn.recurrent import BidirectionalEncoder, dropped, valid_steps
 
 
 class CNNEncoder(nn.Module):
@@ -57,8 +59,21 @@ class CNNEncoder(nn.Module):
         self, x: Float[Tensor, "batch time features"], start: Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch time state"], Float[Tensor, "batch final"]]:
         """Return the recurrent states and the final state, as :class:`BidirectionalEncoder` does."""
+        return self.recurrent(self.front(x, start), start)
+
+    def front(
+        self, x: Float[Tensor, "batch time features"], start: Int[Tensor, " batch"], seed: int | None = None
+    ) -> Float[Tensor, "batch time filters"]:
+        """Return the features that the convolutions find."""
         valid = valid_steps(start, x.shape[1])[:, :, None]
-        for convolution, dropout in zip(self.convolutions, self.dropouts, strict=True):
+        for number, (convolution, dropout) in enumerate(zip(self.convolutions, self.dropouts, strict=True)):
             x = convolution(torch.where(valid, x, 0.0).transpose(1, 2)).transpose(1, 2)
-            x = dropout(self.activation(x))
-        return self.recurrent(x, start)
+            x = dropped(dropout, self.activation(x), None if seed is None else seed + number)
+        return x
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Number of steps before and after a step that its features depend on."""
+        convolution: Any = self.convolutions[0]
+        total = convolution.kernel_size[0] - 1
+        return len(self.convolutions) * (total // 2), len(self.convolutions) * (total - total // 2)

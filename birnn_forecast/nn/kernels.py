@@ -297,21 +297,20 @@ def product_row(typingctx, a, a_at, a_stride, w, w_at, length, out, out_at, out_
 
 
 @compiled
-def gru_forward(bias, w, start, out, kept, n_time, n_rows, size, width, first, last, backward, keep):
-    """Run all steps of rows `first` to `last`."""
+def gru_forward(bias, w, start, initial, out, kept, n_time, n_rows, size, width, first, last, backward, keep):
+    """Run all steps of rows `first` to `last`, from the states `initial`."""
     stride = 4 * size if keep else 3 * size
     gates_at = size if keep else 0
-    zeros = np.zeros((last - first) * size, out.dtype)
     begin = 0
     for row in range(first, last):
         begin = max(begin, start[row])
     for step in range(n_time):
         t = n_time - 1 - step if backward else step
-        before = out if step else zeros
+        before = out if step else initial
         for column in range(0, size, width):
             row = first
             while row < last:
-                h_at = ((t + 1 if backward else t - 1) * n_rows + row) * size if step else (row - first) * size
+                h_at = ((t + 1 if backward else t - 1) * n_rows + row) * size if step else row * size
                 at = t * n_rows + row
                 if last - row >= ROWS:
                     gru_forward_rows(before, h_at, size, w, column * size * 3, size, kept, at * stride, stride,
@@ -329,11 +328,10 @@ def gru_forward(bias, w, start, out, kept, n_time, n_rows, size, width, first, l
 
 @compiled
 def gru_backward(
-    grad, grad_time, grad_row, w, start, out, kept, sums, n_time, n_rows, size, width, first, last, backward
+    grad, grad_time, grad_row, w, start, initial, out, kept, sums, n_time, n_rows, size, width, first, last, backward
 ):
     """Run all steps of rows `first` to `last` back; the gates' gradients overwrite what was kept."""
     rows = last - first
-    zeros = np.zeros(rows * size, out.dtype)
     carry = np.zeros(rows * size, out.dtype)
     total = np.zeros(4 * size, out.dtype)
     stride = 4 * size
@@ -344,8 +342,8 @@ def gru_backward(
     for step in range(n_time):
         t = step if backward else n_time - 1 - step
         final = step == n_time - 1
-        before = zeros if final else out
-        h_at = 0 if final else ((t + 1 if backward else t - 1) * n_rows + first) * size
+        before = initial if final else out
+        h_at = ((0 if final else (t + 1 if backward else t - 1) * n_rows) + first) * size
         at = (t * n_rows + first) * stride
         if not backward and t < begin:
             # rows that have not begun yet

@@ -24,6 +24,7 @@ from birnn_forecast.nn.normalization import MaskedInstanceNorm
 from birnn_forecast.nn.patching import PatchEncoder
 from birnn_forecast.nn.pooling import POOLINGS
 from birnn_forecast.nn.recurrent import BidirectionalEncoder, URNNEncoder, valid_steps
+from birnn_forecast.nn.segments import Segments
 
 STEP_HEAD_PARAMS = ("hidden_sizes", "activation", "dropout")
 
@@ -70,13 +71,13 @@ class Window(NamedTuple):
 
 
 class Encoding(NamedTuple):
-    """A window as the encoder sees it: the target, its gaps filled, and a state per step.
+    """A window as the encoder sees it: the target, its gaps filled, and a state per step, all at once or in segments.
 
     Some networks have the estimate of every step by then, and others that it was made from.
     """
 
     target: Tensor
-    states: Tensor
+    states: Any
     final: Tensor
     valid: Tensor
     estimate: Tensor | None = None
@@ -114,6 +115,8 @@ class ForecastNetwork(nn.Module):
         Whether to have the head that estimates the window's own steps.
     patch_length
         Steps that the encoder reads at once, by :class:`PatchEncoder`; None for step by step.
+    tbptt_length
+        Steps of :class:`Segments` in which training reads a longer window; None to read it at once.
     """
 
     locations: Tensor
@@ -136,9 +139,10 @@ class ForecastNetwork(nn.Module):
         decoder_params: dict,
         reconstructs: bool = True,
         patch_length: int | None = None,
+        tbptt_length: int | None = None,
     ):
         super().__init__()
-        self.sizes, self.season_length = sizes, season_length
+        self.sizes, self.season_length, self.tbptt_length = sizes, season_length, tbptt_length
         outputs = sizes.targets * sizes.parameters
         # per target: value, observed, steps since and until an observation; per covariate: value, observed
         features = 4 * sizes.targets + 2 * (sizes.past_covariates + sizes.future_covariates)
@@ -182,19 +186,27 @@ class ForecastNetwork(nn.Module):
         features = [target, *gap_features(window.observed, start, target.dtype)]
         for covariate in covariates:
             features += with_mask(covariate)
-        states, final = self.encoder(torch.cat(features, dim=-1), start)
-        shows = observed.any(dim=(1, 2))
-        if not is_whole(shows):  # a window that shows nothing has only its guide, and no states to correct it by
-            states = states * shows[:, None, None]
-        return Encoding(target, states, final, valid)
+        x = torch.cat(features, dim=-1)
+        # a window that shows nothing has only its guide, and no states to correct it by
+        shown = observed.any(dim=(1, 2))[:, None, None]
+        if self.tbptt_length and x.shape[1] > self.tbptt_length and self.training and torch.is_grad_enabled():
+            segments = Segments(self.encoder, x, start, self.tbptt_length, shown)
+            return Encoding(target, segments, segments.final(), valid)
+        states, final = self.encoder(x, start)
+        return Encoding(target, states if is_whole(shown) else states * shown, final, valid)
 
     def forecast(self, window: Window, encoding: Encoding) -> Float[Tensor, "batch horizon targets parameters"]:
         """Return the raw parameters of each component at each step of the horizon, in the normalised unit."""
         # nothing ahead depends on how long ago the window's first observation was
-        states = encoding.states
-        if not is_whole(encoding.valid):
-            states = states * encoding.valid[:, :, None]
-        code = self.pooling(states, encoding.final, encoding.valid)
+        if isinstance(encoding.states, Segments):
+            code = encoding.states.pooled(self.pooling, encoding.final, encoding.valid)
+            states = encoding.states.latest(self.sizes.horizon)
+            states = states * encoding.valid[:, -states.shape[1] :, None]
+        else:
+            states = encoding.states
+            if not is_whole(encoding.valid):
+                states = states * encoding.valid[:, :, None]
+            code = self.pooling(states, encoding.final, encoding.valid)
         if window.static_covariates is not None:
             code = torch.cat([code, *with_mask(window.static_covariates.flatten(1))], dim=-1)
         out = self.decoder(code, states, self._future_features(window))
@@ -213,15 +225,25 @@ class ForecastNetwork(nn.Module):
         """
         if self.step_head is None:
             raise ValueError("A network made with `reconstructs=False` has no head for the window's own steps.")
-        states, target, static = encoding.states, encoding.target, window.static_covariates
-        if steps is not None:
-            states, target = (x[steps][:, None] for x in (states, target))
-            static = None if static is None else static[steps[0]]
+        target, static = encoding.target, window.static_covariates
+        if isinstance(encoding.states, Segments):
+            out = torch.cat(encoding.states.map(lambda states: self._estimates(states, static)), dim=1)
+            out, target = (x if steps is None else x[steps][:, None] for x in (out, target))
+        elif steps is not None:
+            target = target[steps][:, None]
+            out = self._estimates(encoding.states[steps][:, None], None if static is None else static[steps[0]])
+        else:
+            out = self._estimates(encoding.states, static)
+        out = self._per_component(out)
+        return out + target[..., None] * self.locations.to(out.dtype)
+
+    def _estimates(self, states: Tensor, static: Tensor | None) -> Tensor:
+        """Return the raw parameters of some steps."""
         if static is not None:
             static = torch.cat(with_mask(static.flatten(1)), dim=-1)
             states = torch.cat([states, static[:, None].expand(-1, states.shape[1], -1)], dim=-1)
-        out = self._per_component(self.step_head(states))
-        return out + target[..., None] * self.locations.to(out.dtype)
+        assert self.step_head is not None
+        return self.step_head(states)
 
     def _per_component(self, out: Tensor) -> Tensor:
         return out.unflatten(-1, (self.sizes.targets, self.sizes.parameters))

@@ -40,6 +40,16 @@ class MeanPooling(nn.Module):
         weight = valid.to(states.dtype) / valid.sum(dim=1, keepdim=True).clamp(min=1).to(states.dtype)
         return (states * weight[:, :, None]).sum(dim=1)
 
+    def part(self, states: Tensor, final: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what :meth:`whole` needs of a segment."""
+        return (states * valid[:, :, None]).sum(dim=1), valid.sum(dim=1, keepdim=True).to(states.dtype)
+
+    def whole(
+        self, sums: Float[Tensor, "segments batch state"], counts: Float[Tensor, "segments batch 1"]
+    ) -> Float[Tensor, "batch state"]:
+        """Return the pooled states of segments one after the other."""
+        return sums.sum(dim=0) / counts.sum(dim=0).clamp(min=1)
+
 
 class AttentionPooling(nn.Module):
     """Additive attention over the valid steps: ``softmax_t(v . tanh(W h_t + U q)) h_t``.
@@ -64,8 +74,10 @@ class AttentionPooling(nn.Module):
         valid: Bool[Tensor, "batch time"],
     ) -> Float[Tensor, "batch time"]:
         """Return the attention weights: 0 where not valid, summing to 1."""
-        energy = self.score(torch.tanh(self.key(states) + self.query(final)[:, None, :])).squeeze(-1)
-        return torch.softmax(energy.masked_fill(~valid, float("-inf")), dim=1)
+        return torch.softmax(self._energy(states, final).masked_fill(~valid, float("-inf")), dim=1)
+
+    def _energy(self, states: Tensor, final: Tensor) -> Tensor:
+        return self.score(torch.tanh(self.key(states) + self.query(final)[:, None, :])).squeeze(-1)
 
     def forward(
         self,
@@ -74,6 +86,24 @@ class AttentionPooling(nn.Module):
         valid: Bool[Tensor, "batch time"],
     ) -> Float[Tensor, "batch state"]:
         return (self.weights(states, final, valid)[:, :, None] * states).sum(dim=1)
+
+    def part(self, states: Tensor, final: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what :meth:`whole` needs of a segment: its highest energy, and sums in proportion to that."""
+        energy = self._energy(states, final)
+        energy = energy.masked_fill(~valid, torch.finfo(energy.dtype).min)
+        highest = energy.detach().amax(dim=1, keepdim=True)
+        weight = (energy - highest).exp() * valid
+        return highest, weight.sum(dim=1, keepdim=True), (weight[:, :, None] * states).sum(dim=1)
+
+    def whole(
+        self,
+        highest: Float[Tensor, "segments batch 1"],
+        weights: Float[Tensor, "segments batch 1"],
+        sums: Float[Tensor, "segments batch state"],
+    ) -> Float[Tensor, "batch state"]:
+        """Return the pooled states of segments one after the other."""
+        share = (highest - highest.amax(dim=0)).exp()
+        return (share * sums).sum(dim=0) / (share * weights).sum(dim=0)
 
 
 POOLINGS: dict[str, Callable[[int, int], Any]] = {

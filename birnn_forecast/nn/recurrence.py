@@ -57,6 +57,7 @@ def states(
     backwards: Sequence[bool],
     x: Float[Tensor, "time batch features"],
     start: Int[Tensor, " batch"] | None = None,
+    initial: Sequence[Float[Tensor, "batch hidden"] | None] | None = None,
 ) -> list[Tensor] | None:
     """Return the states ``(time, batch, hidden)`` of each of `rnns`, or None where torch is to run them.
 
@@ -70,6 +71,9 @@ def states(
         What all of them read.
     start
         The first step of each row, 0 if None. A layer that reads forward starts there, with states of 0 before it.
+    initial
+        For each of them, the states it starts from, constants without a gradient; 0 where None. Those of a row that a
+        layer reading forward starts later than at step 0 must be 0.
     """
     if not can_run(rnns, x):
         return None
@@ -81,14 +85,15 @@ def states(
     if start is None:
         start = x.new_zeros(x.shape[1], dtype=torch.long)
     start = start.long().contiguous()
+    initial = tuple(initial or [None] * len(rnns))
     if not any(backwards):
         # what is not a number would turn weights into NaN, even times a gradient of 0
         before = torch.arange(len(x))[:, None] < start
         x = x.masked_fill(before[:, :, None], 0.0) if before.any() else x
     if gradient:
-        return list(GRULayers.apply(x, start, tuple(backwards), *parameters))
+        return list(GRULayers.apply(x, start, tuple(backwards), initial, *parameters))
     hidden = rnns[0].hidden_size
-    return [s[..., :hidden] for s in run_forward(module, x, start, backwards, parameters, keep=False)[0]]
+    return [s[..., :hidden] for s in run_forward(module, x, start, backwards, initial, parameters, keep=False)[0]]
 
 
 def can_run(rnns: Sequence[nn.RNNBase], x: Tensor) -> bool:
@@ -140,11 +145,11 @@ def agrees(module: ModuleType, dtype: torch.dtype, gradient: bool) -> bool:
         return torch.gru_cell(x[1], torch.gru_cell(x[0], x.new_zeros(rows, 2), *weights), *weights)
 
     own = [t.to(dtype) for t in (x, *parameters)]
-    outputs, kept = run_forward(module, own[0], start, [False], own[1:], gradient)
+    outputs, kept = run_forward(module, own[0], start, [False], [None], own[1:], gradient)
     agree = torch.allclose(outputs[0][1, :, :2].double(), last_state(x.double()), atol=1e-5)
     if gradient:
         grad = torch.stack([torch.zeros(rows, 2, dtype=dtype), torch.ones(rows, 2, dtype=dtype)])
-        found = run_backward(module, [grad], own[0], start, [False], own[1:], outputs, kept, True)[0]
+        found = run_backward(module, [grad], own[0], start, [False], [None], own[1:], outputs, kept, True)[0]
         step = torch.zeros_like(x, dtype=torch.double)
         step[0, :, 0] = 1e-5
         slope = (last_state(x + step) - last_state(x - step)).sum(dim=1) / 2e-5
@@ -156,12 +161,19 @@ class GRULayers(torch.autograd.Function):
     """GRU layers that read the same steps; see :func:`states`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, start: Tensor, backwards: tuple[bool, ...], *parameters: Tensor) -> Any:
-        outputs, kept = run_forward(kernels(x.dtype, True), x, start, backwards, parameters, keep=True)
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        start: Tensor,
+        backwards: tuple[bool, ...],
+        initial: tuple[Tensor | None, ...],
+        *parameters: Tensor,
+    ) -> Any:
+        outputs, kept = run_forward(kernels(x.dtype, True), x, start, backwards, initial, parameters, keep=True)
         hidden = parameters[1].shape[1]
         # `kept` is not an attribute: checkpointing drops what is saved here
         ctx.save_for_backward(x, start, *parameters, *outputs, *kept)
-        ctx.backwards, ctx.fresh = backwards, True
+        ctx.backwards, ctx.initial, ctx.fresh = backwards, initial, True
         return tuple(output[..., :hidden] for output in outputs)
 
     @staticmethod
@@ -169,20 +181,26 @@ class GRULayers(torch.autograd.Function):
         x, start, *rest = ctx.saved_tensors
         n = len(ctx.backwards)
         parameters, outputs, kept = rest[: 4 * n], rest[4 * n : 5 * n], rest[5 * n :]
+        layers = x, start, ctx.backwards, ctx.initial, parameters
         if torch.is_grad_enabled():
-            return tuple(twice_differentiable(grads, x, start, ctx.backwards, parameters, ctx.needs_input_grad))
+            return tuple(twice_differentiable(grads, *layers, ctx.needs_input_grad))
         # the gradients overwrite what was kept: to come here a second time takes another forward pass
+        module = kernels(x.dtype, True)
         if not ctx.fresh:
-            kept = run_forward(kernels(x.dtype, True), x, start, ctx.backwards, parameters, keep=True)[1]
+            kept = run_forward(module, *layers, keep=True)[1]
         ctx.fresh = False
-        d_x, *d_parameters = run_backward(
-            kernels(x.dtype, True), grads, x, start, ctx.backwards, parameters, outputs, kept, ctx.needs_input_grad[0]
-        )
-        return d_x, None, None, *d_parameters
+        d_x, *d_parameters = run_backward(module, grads, *layers, outputs, kept, ctx.needs_input_grad[0])
+        return d_x, None, None, None, *d_parameters
 
 
 def run_forward(
-    module: Any, x: Tensor, start: Tensor, backwards: Sequence[bool], parameters: Sequence[Tensor], keep: bool
+    module: Any,
+    x: Tensor,
+    start: Tensor,
+    backwards: Sequence[bool],
+    initial: Sequence[Tensor | None],
+    parameters: Sequence[Tensor],
+    keep: bool,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return the states, filled up to a multiple of the kernels' units, and what is kept for the gradient."""
     time, batch, features = x.shape
@@ -199,7 +217,8 @@ def run_forward(
         buffer = x.new_empty(time * batch, slots * size)
         torch.mm(flat, filled(w_ih, hidden, size, features).t(), out=buffer[:, gates_at:])
         output = x.new_empty(time, batch, size)
-        arrays = [a.reshape(-1).numpy() for a in (bias, w, start, output, buffer)]
+        first = filled_states(initial[i], x, size)
+        arrays = [a.reshape(-1).numpy() for a in (bias, w, start, first, output, buffer)]
         tasks += [(*arrays, time, batch, size, width, *rows, backward, keep) for rows in row_blocks(batch)]
         outputs.append(output)
         kept.append(buffer)
@@ -213,6 +232,7 @@ def run_backward(
     x: Tensor,
     start: Tensor,
     backwards: Sequence[bool],
+    initial: Sequence[Tensor | None],
     parameters: Sequence[Tensor],
     outputs: Sequence[Tensor],
     kept: Sequence[Tensor],
@@ -235,7 +255,8 @@ def run_backward(
         # in the order of what is kept: the candidate comes first
         w = filled(parameters[4 * i + 1], hidden, size, size).view(3, size, size).roll(1, 0)
         w = w.reshape(3 * size, size // vectors, vectors).transpose(0, 1)
-        arrays = [a.reshape(-1).numpy() for a in (w, start, outputs[i], kept[i])]
+        first = filled_states(initial[i], x, size)
+        arrays = [a.reshape(-1).numpy() for a in (w, start, first, outputs[i], kept[i])]
         for rows, sums in zip(blocks, all_sums[i], strict=True):
             place = (time, batch, size, width, *rows, backward)
             tasks.append((line.numpy(), *strides, *arrays, sums.numpy(), *place))
@@ -249,7 +270,11 @@ def run_backward(
         d_w_ih = (flat.t() @ d_in).t() if features < 3 * size else d_in.t() @ flat
         h, all_but_one = outputs[i].view(time * batch, size), (time - 1) * batch
         d, h = (kept[i][:all_but_one], h[batch:]) if backward else (kept[i][batch:], h[:all_but_one])
-        d_w_hh = (h.t() @ d[:, : 3 * size]).t().reshape(3, size, size).roll(-1, 0)[:, :, :hidden]
+        d_w_hh = h.t() @ d[:, : 3 * size]
+        if initial[i] is not None:
+            d = kept[i][all_but_one:] if backward else kept[i][:batch]
+            d_w_hh.addmm_(filled_states(initial[i], x, size).t(), d[:, : 3 * size])
+        d_w_hh = d_w_hh.t().reshape(3, size, size).roll(-1, 0)[:, :, :hidden]
         sums = all_sums[i].sum(0).view(4, size)
         for d_parameter in (d_w_ih.reshape(3, size, features), d_w_hh, sums[1:], sums[[1, 2, 0]]):
             d_parameters.append(d_parameter[:, :hidden].flatten(0, 1))
@@ -265,6 +290,13 @@ def filled(weight: Tensor, hidden: int, size: int, columns: int) -> Tensor:
     return pad(weight, (0, columns - weight.shape[2], 0, size - hidden)).view(3 * size, columns)
 
 
+def filled_states(states: Tensor | None, x: Tensor, size: int) -> Tensor:
+    """Return the states that the rows of `x` start from, with zeros up to `size`."""
+    if states is None:
+        return x.new_zeros(x.shape[1], size)
+    return pad(states.detach().to(x.dtype), (0, size - states.shape[1]))
+
+
 def row_blocks(batch: int) -> list[tuple[int, int]]:
     """Return the first row of each task and the one after its last."""
     return [(first, min(first + TASK_ROWS, batch)) for first in range(0, batch, TASK_ROWS)]
@@ -275,16 +307,17 @@ def twice_differentiable(
     x: Tensor,
     start: Tensor,
     backwards: Sequence[bool],
+    initial: Sequence[Tensor | None],
     parameters: Sequence[Tensor],
     needed: Sequence[bool],
 ) -> list[Tensor | None]:
     """Return the gradients of :class:`GRULayers`' inputs by torch's own operations."""
-    inputs: list[Any] = [x, None, None, *parameters]
+    inputs: list[Any] = [x, None, None, None, *parameters]
     outputs = []
     valid = (torch.arange(len(x))[:, None] >= start)[:, :, None]
     for i, backward in enumerate(backwards):
         own = list(parameters[4 * i : 4 * i + 4])
-        h = x.new_zeros(x.shape[1], own[1].shape[1])
+        h = filled_states(initial[i], x, own[1].shape[1])
         rows = x.flip(0) if backward else x
         steps = []
         for row, keep in zip(rows, valid, strict=True):

@@ -3,15 +3,19 @@
 All take ``(batch, time, features)`` and each row's ``start``, the index of its first step; what lies before it is
 padding or a gap, and touches nothing from there on. They return the states of every step and the final state. Before
 the start a state holds what the backward direction, which runs on, knows of the steps after it.
+
+An encoder also reads one segment of a window by itself (``read``), once it has been told what comes out of the others
+(``carry``, layer by layer): see :mod:`birnn_forecast.nn.segments`.
 """
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from birnn_forecast.eager import is_whole
 from birnn_forecast.nn import recurrence
@@ -52,11 +56,23 @@ def reset_recurrent_parameters(rnn: nn.RNNBase) -> None:
                 nn.init.constant_(gate, 1.0 if isinstance(rnn, nn.LSTM) and "bias_ih" in name and i == 1 else 0.0)
 
 
+class LayerStart(NamedTuple):
+    """What a layer starts a segment from: the states handed on by the segments before and after, and random numbers.
+
+    A state of an LSTM has its cell beside it. None is a state of 0, and no seed of its own.
+    """
+
+    forward: Tensor | None = None
+    backward: Tensor | None = None
+    seed: int | None = None
+
+
 class Scan(nn.Module):
     """One recurrent layer in one direction.
 
     Each direction starts at its end of the row's valid steps with a zero state: the forward one at ``start``, the
-    backward one at the window's end.
+    backward one at the window's end. A segment of a window starts from the state that its neighbour ends with, which
+    is a constant: no gradient goes there.
     """
 
     def __init__(self, cell: str, input_size: int, hidden_size: int, backward: bool = False):
@@ -66,15 +82,52 @@ class Scan(nn.Module):
         reset_recurrent_parameters(self.rnn)
 
     def forward(
-        self, x: Float[Tensor, "batch time features"], start: Int[Tensor, " batch"]
+        self,
+        x: Float[Tensor, "batch time features"],
+        start: Int[Tensor, " batch"],
+        initial: Float[Tensor, "batch carried"] | None = None,
     ) -> Float[Tensor, "batch time hidden"]:
         """Return the states; what stands before ``start`` is unspecified."""
-        states = recurrence.states([self.rnn], [self.backward], x.transpose(0, 1), start)
+        states = recurrence.states([self.rnn], [self.backward], x.transpose(0, 1), start, [initial])
         if states is not None:
             return states[0].transpose(0, 1)
-        if self.backward:
-            return self.rnn(x.flip(1))[0].flip(1)
-        return shift_time(self.rnn(shift_time(x, start))[0], -start)
+        return self._in_time(self.rnn(self._in_order(x, start), self._hidden(initial, x))[0], start)
+
+    @torch.no_grad()
+    def run_on(
+        self,
+        x: Float[Tensor, "batch time features"],
+        start: Int[Tensor, " batch"],
+        initial: Float[Tensor, "batch carried"] | None,
+    ) -> tuple[Float[Tensor, "batch time hidden"], Float[Tensor, "batch carried"]]:
+        """Return the states of a segment and the one to hand on; a row that has not begun hands on 0."""
+        begun = (self.backward | (start < x.shape[1]))[:, None]
+        states = recurrence.states([self.rnn], [self.backward], x.transpose(0, 1), start, [initial])
+        if states is not None:
+            time_first = states[0]
+            return time_first.transpose(0, 1), (time_first[0] if self.backward else time_first[-1]) * begun
+        ordered, hidden = self._in_order(x, start), self._hidden(initial, x)
+        out, end = self.rnn(ordered, hidden)
+        if not self.backward and start.any():
+            # rows that begin later are followed by repeated steps
+            lengths = (x.shape[1] - start).clamp(min=1).cpu()
+            end = self.rnn(pack_padded_sequence(ordered, lengths, batch_first=True, enforce_sorted=False), hidden)[1]
+        carried = torch.cat(end if isinstance(end, tuple) else [end], dim=-1).squeeze(0)
+        return self._in_time(out, start), torch.where(begun, carried, 0.0)
+
+    def _in_order(self, x: Tensor, start: Tensor) -> Tensor:
+        """Return the steps in the order in which they are read, each row's first one first."""
+        return x.flip(1) if self.backward else shift_time(x, start)
+
+    def _in_time(self, states: Tensor, start: Tensor) -> Tensor:
+        return states.flip(1) if self.backward else shift_time(states, -start)
+
+    def _hidden(self, carried: Tensor | None, x: Tensor) -> Any:
+        """Return the state (and the cell) to start from, as torch wants it."""
+        if carried is None:
+            return None
+        parts = [part.contiguous()[None] for part in carried.detach().to(x.dtype).split(self.rnn.hidden_size, dim=-1)]
+        return tuple(parts) if len(parts) > 1 else parts[0]
 
 
 def both_states(
@@ -82,14 +135,31 @@ def both_states(
     backward: Any,
     x: Float[Tensor, "batch time features"],
     start: Int[Tensor, " batch"],
+    initial: LayerStart | None = None,
 ) -> tuple[Float[Tensor, "batch time hidden"], Float[Tensor, "batch time hidden"]]:
     """Return the states of two :class:`Scan` that read the same steps, in one call where that is faster."""
+    initial = initial or LayerStart()
     if not any(scan._forward_hooks or scan._forward_pre_hooks for scan in (forward, backward)):
-        states = recurrence.states([forward.rnn, backward.rnn], [False, True], x.transpose(0, 1), start)
-        if states is not None:
-            f, b = (s.transpose(0, 1) for s in states)
+        rnns, states = [forward.rnn, backward.rnn], [initial.forward, initial.backward]
+        found = recurrence.states(rnns, [False, True], x.transpose(0, 1), start, states)
+        if found is not None:
+            f, b = (s.transpose(0, 1) for s in found)
             return f, b
-    return forward(x, start), backward(x, start)
+    return forward(x, start, initial.forward), backward(x, start, initial.backward)
+
+
+def dropped(dropout: Any, x: Tensor, seed: int | None) -> Tensor:
+    """Return `x` after `dropout`; with a seed, the same units are dropped each time."""
+    if seed is None or isinstance(dropout, nn.Identity):
+        return dropout(x)
+    with torch.random.fork_rng([x.device] if x.is_cuda else []):
+        torch.manual_seed(seed)
+        return dropout(x)
+
+
+def new_seed() -> int:
+    """Return a seed that depends on torch's."""
+    return int(torch.randint(2**31, ()))
 
 
 class BidirectionalEncoder(nn.Module):
@@ -143,22 +213,87 @@ class BidirectionalEncoder(nn.Module):
         self, x: Float[Tensor, "batch time features"], start: Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch time state"], Float[Tensor, "batch final"]]:
         """Return the merged states of the last layer, and its last forward merged with its first backward state."""
+        states, f, b = self.read(x, start)
+        first = b
+        if b is not None:
+            at_once = is_whole(start == 0)
+            first = b[:, :1] if at_once else torch.gather(b, 1, start[:, None, None].expand(-1, 1, b.shape[-1]))
+        return states, self.final(f[:, -1:], first)
+
+    def read(
+        self,
+        x: Float[Tensor, "batch time features"],
+        start: Int[Tensor, " batch"],
+        starts: Sequence[LayerStart] | None = None,
+    ) -> tuple[
+        Float[Tensor, "batch time state"], Float[Tensor, "batch time hidden"], Float[Tensor, "batch time hidden"] | None
+    ]:
+        """Return the last layer's states, merged and of either direction; `starts` has that of each layer."""
         valid = valid_steps(start, x.shape[1])
-        whole = is_whole(valid)
         for layer, scan in enumerate(self.forwards):
-            merge: Any = self.merges[layer] if self.backwards else None
-            neutral = merge.neutral if merge is not None else 0.0
-            f, b = both_states(scan, self.backwards[layer], x, start) if self.backwards else (scan(x, start), None)
-            if not whole:
-                f = torch.where(valid[:, :, None], f, neutral)
-            final = f[:, -1:]
-            if b is not None:
-                first = b[:, :1] if whole else torch.gather(b, 1, start[:, None, None].expand(-1, 1, b.shape[-1]))
-                f, final = merge(f, b), merge(final, first)
-            x = f
-            if layer < len(self.norms):
-                x = self.dropouts[layer](self.norms[layer](x, valid))
-        return x, final.squeeze(1)
+            initial = starts[layer] if starts else LayerStart()
+            if self.backwards:
+                f, b = both_states(scan, self.backwards[layer], x, start, initial)
+            else:
+                f, b = scan(x, start, initial.forward), None
+            f, x = self._merged(layer, f, b, valid)
+            x = self._between(layer, x, valid, initial.seed)
+        return x, f, b
+
+    def final(
+        self, last: Float[Tensor, "batch 1 hidden"], first: Float[Tensor, "batch 1 hidden"] | None
+    ) -> Float[Tensor, "batch final"]:
+        """Return the final state: the last forward and the first backward state."""
+        return (last if first is None else self.merges[len(self.forwards) - 1](last, first)).squeeze(1)
+
+    @torch.no_grad()
+    def carry(
+        self, layer: int, xs: Sequence[Callable[[], Tensor]], starts: Sequence[Tensor]
+    ) -> tuple[list[LayerStart], list[Tensor]]:
+        """Run a layer over a window's segments, and return what it starts each from and (but the last one) makes of it.
+
+        Parameters
+        ----------
+        layer
+            Number of the layer.
+        xs
+            Functions that return what the layer reads of each segment.
+        starts
+            The first step of each row of each segment, the segment's length where it begins later.
+        """
+        keeps, n = layer < len(self.norms), len(xs)
+        forwards, f = hand_on(self.forwards[layer], xs, starts, range(n), keeps)
+        backwards, b = [None] * n, [None] * n
+        if self.backwards:
+            backwards, b = hand_on(self.backwards[layer], xs, starts, reversed(range(n)), keeps)
+        found = [LayerStart(*pair, new_seed()) for pair in zip(forwards, backwards, strict=True)]
+        outputs = []
+        for i in range(n if keeps else 0):
+            valid = valid_steps(starts[i], f[i].shape[1])
+            outputs.append(self._between(layer, self._merged(layer, f[i], b[i], valid)[1], valid, found[i].seed))
+        return found, outputs
+
+    def _merged(self, layer: int, f: Tensor, b: Tensor | None, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the forward states, neutral before the start, and both directions' merged."""
+        merge: Any = None if b is None else self.merges[layer]
+        if not is_whole(valid):
+            f = torch.where(valid[:, :, None], f, 0.0 if merge is None else merge.neutral)
+        return f, f if merge is None else merge(f, b)
+
+    def _between(self, layer: int, x: Tensor, valid: Tensor, seed: int | None) -> Tensor:
+        return dropped(self.dropouts[layer], self.norms[layer](x, valid), seed) if layer < len(self.norms) else x
+
+
+def hand_on(
+    scan: Any, xs: Sequence[Callable[[], Tensor]], starts: Sequence[Tensor], order: Any, keeps: bool
+) -> tuple[list[Any], list[Any]]:
+    """Run `scan` over segments in `order`, and return what each starts from, and its states if they are to be kept."""
+    initial, states, state = [None] * len(xs), [None] * len(xs), None
+    for i in order:
+        initial[i] = state
+        out, state = scan.run_on(xs[i](), starts[i], state)
+        states[i] = out if keeps else None
+    return initial, states
 
 
 class URNNEncoder(nn.Module):
@@ -196,15 +331,59 @@ class URNNEncoder(nn.Module):
         self, x: Float[Tensor, "batch time features"], start: Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch time state"], Float[Tensor, "batch final"]]:
         """Return the forward states of the last layer (before the start its backward states), and the last of them."""
+        states = self.read(x, start)[0]
+        return states, states[:, -1]
+
+    def read(
+        self,
+        x: Float[Tensor, "batch time features"],
+        start: Int[Tensor, " batch"],
+        starts: Sequence[LayerStart] | None = None,
+    ) -> tuple[Float[Tensor, "batch time state"], Float[Tensor, "batch time state"], None]:
+        """Return the last layer's states, twice; `starts` has what each layer starts from."""
         valid = valid_steps(start, x.shape[1])
-        for layer, (backward, forward) in enumerate(zip(self.backwards, self.forwards, strict=True)):
-            b = backward(x, start)
+        for layer, forward in enumerate(self.forwards):
+            initial = starts[layer] if starts else LayerStart()
+            inputs, b = self._ahead(layer, x, start, initial.backward)
+            x = forward(inputs, start, initial.forward)
+            x = x if is_whole(valid) else torch.where(valid[:, :, None], x, b)
+            x = self._between(layer, x, valid, initial.seed)
+        return x, x, None
+
+    def final(self, last: Float[Tensor, "batch 1 hidden"], first: None) -> Float[Tensor, "batch final"]:
+        """Return the final state, the last forward one."""
+        return last.squeeze(1)
+
+    @torch.no_grad()
+    def carry(
+        self, layer: int, xs: Sequence[Callable[[], Tensor]], starts: Sequence[Tensor]
+    ) -> tuple[list[LayerStart], list[Tensor]]:
+        """Run a layer over a window's segments; as :meth:`BidirectionalEncoder.carry`."""
+        keeps, n = layer < len(self.norms), len(xs)
+        backwards, _ = hand_on(self.backwards[layer], xs, starts, reversed(range(n)), False)
+        scan: Any = self.forwards[layer]
+        found, outputs, state = [], [], None
+        for x, start, backward in zip(xs, starts, backwards, strict=True):
+            found.append(LayerStart(state, backward, new_seed()))
+            inputs, b = self._ahead(layer, x(), start, backward)
+            f, state = scan.run_on(inputs, start, state)
+            if keeps:
+                valid = valid_steps(start, b.shape[1])
+                outputs.append(self._between(layer, torch.where(valid[:, :, None], f, b), valid, found[-1].seed))
+        return found, outputs
+
+    def _ahead(self, layer: int, x: Tensor, start: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return what the forward pass reads, and the backward states."""
+        scan: Any = self.backwards[layer]
+        b = scan(x, start, carried)
+        if carried is None:
             after = pad(b[:, 1:], (0, 0, 0, 1))
-            states = forward(torch.cat([x, after], dim=-1), start)
-            x = states if is_whole(valid) else torch.where(valid[:, :, None], states, b)
-            if layer < len(self.norms):
-                x = self.dropouts[layer](self.norms[layer](x, valid))
-        return x, x[:, -1]
+        else:
+            after = torch.cat([b[:, 1:], carried[:, None, : b.shape[-1]].to(b.dtype)], dim=1)
+        return torch.cat([x, after], dim=-1), b
+
+    def _between(self, layer: int, x: Tensor, valid: Tensor, seed: int | None) -> Tensor:
+        return dropped(self.dropouts[layer], self.norms[layer](x, valid), seed) if layer < len(self.norms) else x
 
 
 class Unchanged(nn.Module):

@@ -130,7 +130,7 @@ def test_gradients_in_double_precision():
     x, start = torch.randn(5, 10, 2, dtype=torch.float64, requires_grad=True), torch.arange(10) % 4
 
     def states(x, *parameters):
-        return recurrence.GRULayers.apply(x, start[: x.shape[1]], (False, True), *parameters)
+        return recurrence.GRULayers.apply(x, start[: x.shape[1]], (False, True), (None, None), *parameters)
 
     parameters = [*f.parameters(), *b.parameters()]
     assert torch.autograd.gradcheck(states, (x, *parameters))
