@@ -194,6 +194,9 @@ class GapAwareModule(PLForecastingModule):
     def on_train_start(self) -> None:
         """Before the very first step: let a network start from simple estimates of a few batches' hidden values."""
         super().on_train_start()
+        if self.trainer.global_rank:
+            # each process hides and drops values of its own
+            torch.manual_seed(torch.initial_seed() + self.trainer.global_rank)
         if self.trainer.global_step or self.trainer.ckpt_path or not self.reconstructs or self.started:
             return
         self.started.fill_(True)
@@ -235,6 +238,8 @@ class GapAwareModule(PLForecastingModule):
         loss = self._compute_loss(output, batch.future_target, criterion, batch.sample_weight)
         # the epoch's mean is over observed targets, too: a batch without any has no say in it
         weight = int(observed_mask(batch.future_target).sum())
+        if training:
+            loss = loss * self._share(weight)
         if self.reconstructs:
             reading = reading if training else self._read(x_in, visible)
             scored = observed & ~visible if self.network.sees_own_values else observed
@@ -243,6 +248,8 @@ class GapAwareModule(PLForecastingModule):
             imputation_loss = masked_loss(self._reconstruct(reading), labels, criterion, self.likelihood, weights)
             imputation_loss = imputation_loss + self._earlier_losses(reading, labels, weights)
             n_hidden = int(scored.sum())
+            if training:
+                imputation_loss = imputation_loss * self._share(n_hidden)
             self.log(f"{stage.value}_forecast_loss", loss, batch_size=weight, sync_dist=True)
             self.log(f"{stage.value}_imputation_loss", imputation_loss, batch_size=n_hidden, sync_dist=True)
             loss = loss + self.imputation_weight * imputation_loss
@@ -250,6 +257,13 @@ class GapAwareModule(PLForecastingModule):
         self.log(f"{stage.value}_loss", loss, batch_size=weight, prog_bar=True, sync_dist=True)
         self._update_metrics(output, batch.future_target, metrics)
         return loss
+
+    def _share(self, count: int) -> float:
+        """Return what makes the processes' means over `count` values each, averaged, the mean over all values."""
+        if self.trainer.world_size == 1:
+            return 1.0
+        total: Any = self.trainer.strategy.reduce(torch.tensor(float(count), device=self.device), reduce_op="sum")
+        return count * self.trainer.world_size / max(float(total), 1.0)
 
     def predict_step(self, batch: TorchInferenceBatch, batch_idx: int, dataloader_idx: int | None = None) -> Predicted:
         """Return the forecasts of a batch, their series' schemas and first times."""
