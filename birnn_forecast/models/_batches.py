@@ -92,6 +92,13 @@ class BatchesMixin(Base):
         params["datamodule"] = SharedDataModule.like(params["datamodule"])
         return params
 
+    def _train(self, trainer, model, *args, **kwargs):
+        # where the training runs in other processes, their weights would be rounded to the type of this one's
+        trainer.precision_plugin.convert_module(model)
+        super()._train(trainer, model, *args, **kwargs)
+        # ... and copies of the loss have been set back
+        model.on_fit_end()
+
     @wraps(TorchForecastingModel.predict_from_dataset)
     def predict_from_dataset(self, n, dataset, trainer=None, batch_size=None, *args, **kwargs):
         if batch_size is None and not args and self._is_deterministic(**kwargs):

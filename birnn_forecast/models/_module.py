@@ -250,20 +250,28 @@ class GapAwareModule(PLForecastingModule):
             n_hidden = int(scored.sum())
             if training:
                 imputation_loss = imputation_loss * self._share(n_hidden)
-            self.log(f"{stage.value}_forecast_loss", loss, batch_size=weight, sync_dist=True)
-            self.log(f"{stage.value}_imputation_loss", imputation_loss, batch_size=n_hidden, sync_dist=True)
+            self._log_loss(f"{stage.value}_forecast_loss", loss, weight)
+            self._log_loss(f"{stage.value}_imputation_loss", imputation_loss, n_hidden)
             loss = loss + self.imputation_weight * imputation_loss
             weight += n_hidden
-        self.log(f"{stage.value}_loss", loss, batch_size=weight, prog_bar=True, sync_dist=True)
+        self._log_loss(f"{stage.value}_loss", loss, weight, prog_bar=True)
         self._update_metrics(output, batch.future_target, metrics)
         return loss
 
+    def _log_loss(self, name: str, loss: Tensor, weight: int, prog_bar: bool = False) -> None:
+        # the processes' mean weight must be a whole number
+        self.log(name, loss, prog_bar=prog_bar, sync_dist=True, batch_size=weight * self._processes)
+
     def _share(self, count: int) -> float:
         """Return what makes the processes' means over `count` values each, averaged, the mean over all values."""
-        if self.trainer.world_size == 1:
+        if self._processes == 1:
             return 1.0
         total: Any = self.trainer.strategy.reduce(torch.tensor(float(count), device=self.device), reduce_op="sum")
-        return count * self.trainer.world_size / max(float(total), 1.0)
+        return count * self._processes / max(float(total), 1.0)
+
+    @property
+    def _processes(self) -> int:
+        return 1 if self._trainer is None else self._trainer.world_size
 
     def predict_step(self, batch: TorchInferenceBatch, batch_idx: int, dataloader_idx: int | None = None) -> Predicted:
         """Return the forecasts of a batch, their series' schemas and first times."""
