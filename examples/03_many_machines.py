@@ -105,31 +105,32 @@ def main(out: Path, n_epochs: int = 6, dies_in: int | None = 3, address: str | N
     ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **({} if address else {"num_cpus": workers}))
 
     # 2. Train. A worker is killed in an epoch: all of them start again, from the newest checkpoint.
-    with tempfile.TemporaryDirectory(dir=out) as folder:
-        trainer = TorchTrainer(
-            train,
-            train_loop_config={"folder": folder, "n_epochs": n_epochs, "dies_in": dies_in},
-            torch_config=TorchConfig(backend="gloo"),  # "nccl" for GPUs
-            scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=False),
-            run_config=ray.train.RunConfig(
-                name="shops",
-                storage_path=folder,
-                failure_config=ray.train.FailureConfig(max_failures=2),
-                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            ),
-        )
-        trainer.fit()
-        ray.shutdown()
-        curve = pd.read_json(Path(folder) / "curve.jsonl", lines=True)
+    folder = Path(tempfile.mkdtemp(prefix="run_", dir=out))
+    trainer = TorchTrainer(
+        train,
+        train_loop_config={"folder": str(folder), "n_epochs": n_epochs, "dies_in": dies_in},
+        torch_config=TorchConfig(backend="gloo"),  # "nccl" for GPUs
+        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=False),
+        run_config=ray.train.RunConfig(
+            name="checkpoints",
+            storage_path=str(folder),
+            failure_config=ray.train.FailureConfig(max_failures=2),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    trainer.fit()
+    ray.shutdown()
+    curve = pd.read_json(folder / "curve.jsonl", lines=True)
+    killed = "one was killed" if (folder / "died").exists() else "none was killed"
+    again = int(curve["epoch"].duplicated().sum())
+    print(f"{workers} workers, {n_epochs} epochs; {killed}, {again} epochs ran twice.")
+    first, last = curve["loss"].iloc[[0, -1]]
+    print(f"Loss of the last batch: {first:.2f} in the first epoch, {last:.2f} in the last.")
 
-        # 3. Predict, here: on one machine, in one process, without Ray.
-        model = BiGRUModel.load(str(Path(folder) / "model.pt"), pl_trainer_kwargs={"logger": False})
-        died = (Path(folder) / "died").exists()
+    # 3. Predict, here: on one machine, in one process, without Ray.
+    model = BiGRUModel.load(str(folder / "model.pt"), pl_trainer_kwargs={"logger": False})
     series = make_series()
     forecasts = model.predict(2 * WEEK, series, verbose=False)
-    again = int(curve["epoch"].duplicated().sum())
-    print(f"{workers} workers, {n_epochs} epochs; {'one was killed' if died else 'none was killed'}, {again} epoch(s) ran twice.")
-    print(f"Loss of the last batch: {curve['loss'].iloc[0]:.2f} in the first epoch, {curve['loss'].iloc[-1]:.2f} in the last.")
     print(f"{len(forecasts)} forecasts of {len(forecasts[0])} days on one machine.")
 
     # 4. Plot.

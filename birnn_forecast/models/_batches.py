@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from darts.models.forecasting.torch_forecasting_model import TorchForecastingModel
+from darts.models.forecasting.torch_forecasting_model import TorchForecastingModel, _DartsCheckpointIO
 from darts.utils.utils import _build_tqdm_iterator
 from lightning_fabric.utilities.apply_func import move_data_to_device
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.plugins.precision import Precision
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import SingleDeviceStrategy
@@ -93,6 +94,10 @@ class BatchesMixin(Base):
         return params
 
     def _train(self, trainer, model, *args, **kwargs):
+        strategy = trainer.strategy
+        # a user's own trainer resumes from a checkpoint as Darts' does: what it holds is no more than weights and models
+        if self.load_ckpt_path and type(strategy.checkpoint_io) is TorchCheckpointIO:
+            strategy.checkpoint_io = _DartsCheckpointIO()
         # where the training runs in other processes, their weights would be rounded to the type of this one's
         trainer.precision_plugin.convert_module(model)
         super()._train(trainer, model, *args, **kwargs)

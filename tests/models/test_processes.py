@@ -155,13 +155,16 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["kwargs", "trainer"])
 @pytest.mark.parametrize(
-    ("strategy", "launcher"),
-    [("ddp", []), ("ddp", ["-m", "torch.distributed.run", "--nproc_per_node", "2"]), ("ddp_spawn", [])],
+    ("strategy", "how", "launcher"),
+    [
+        ("ddp", "kwargs", []),
+        ("ddp", "trainer", ["-m", "torch.distributed.run", "--nproc_per_node", "2"]),
+        ("ddp_spawn", "kwargs", []),
+    ],
     ids=["script", "torchrun", "spawn"],
 )
-def test_other_ways_to_start_two_processes(strategy, launcher, how, fitted, tmp_path):
+def test_other_ways_to_start_two_processes(strategy, how, launcher, fitted, tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     (tmp_path / "two").mkdir()
     command = [sys.executable, *launcher, tmp_path / "script.py", tmp_path / "two", strategy, how]
