@@ -72,6 +72,7 @@ def main(out: Path, n_epochs: int = 8, trials: int = 6, address: str | None = No
             metric="val_loss",
             mode="min",
             num_samples=trials,
+            search_alg=tune.search.BasicVariantGenerator(random_state=0),
             scheduler=tune.schedulers.ASHAScheduler(max_t=n_epochs, grace_period=min(2, n_epochs), reduction_factor=2),
         ),
         run_config=tune.RunConfig(name="search", storage_path=tempfile.mkdtemp(prefix="run_", dir=out), verbose=0),
@@ -82,8 +83,10 @@ def main(out: Path, n_epochs: int = 8, trials: int = 6, address: str | None = No
     for result in sorted(results, key=lambda result: result.metrics["val_loss"]):
         epochs, loss = result.metrics["training_iteration"], result.metrics["val_loss"]
         stopped = "stopped early" if epochs < n_epochs else ""
-        print(f"val_loss {loss:8.4f} after {epochs} epochs, hidden_dim {result.config['hidden_dim']:2d}, "
-              f"lr {result.config['lr']:.4f} {stopped}")
+        print(
+            f"val_loss {loss:8.4f} after {epochs} epochs, hidden_dim {result.config['hidden_dim']:2d}, "
+            f"lr {result.config['lr']:.4f} {stopped}"
+        )
 
     # 3. Fit the best one to all there is, and forecast.
     model = make_model(**best.config, n_epochs=n_epochs, callbacks=[]).fit(series[:-HORIZON])

@@ -29,9 +29,7 @@ class SharedOrder(DistributedSampler):
         Returns in all processes what the process of rank 0 passes.
     """
 
-    def __init__(
-        self, dataset: Dataset, num_replicas: int, rank: int, shuffle: bool, broadcast: Callable[[int], int]
-    ):
+    def __init__(self, dataset: Dataset, num_replicas: int, rank: int, shuffle: bool, broadcast: Callable[[int], int]):
         super().__init__(dataset, num_replicas, rank, shuffle)
         self.broadcast = broadcast
 

@@ -95,7 +95,7 @@ class BatchesMixin(Base):
 
     def _train(self, trainer, model, *args, **kwargs):
         strategy = trainer.strategy
-        # a user's own trainer resumes from a checkpoint as Darts' does: what it holds is no more than weights and models
+        # a user's own trainer reads a checkpoint as Darts' does, which holds more than tensors
         if self.load_ckpt_path and type(strategy.checkpoint_io) is TorchCheckpointIO:
             strategy.checkpoint_io = _DartsCheckpointIO()
         # where the training runs in other processes, their weights would be rounded to the type of this one's

@@ -79,11 +79,17 @@ def test_the_same_curve_and_weights_as_one_process_with_twice_the_batch(cls, fit
     assert metrics[0] == pytest.approx(metrics[1], rel=1e-8)
     other = dict(two.model.named_parameters())
     for name, weight in one.model.named_parameters():
-        torch.testing.assert_close(other[name], weight, rtol=1e-8, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            other[name], weight, rtol=1e-8, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def test_the_parent_has_the_trained_model_and_predicts_alone(fitted, tmp_path):
-    options = {"masking_rate": 0.0, "series": [s.astype(np.float32) for s in SERIES], "fit": {"sample_weight": "linear"}}
+    options = {
+        "masking_rate": 0.0,
+        "series": [s.astype(np.float32) for s in SERIES],
+        "fit": {"sample_weight": "linear"},
+    }
     before = make_model(BiGRUModel, masking_rate=0.0, n_epochs=0).fit(SERIES[0].astype(np.float32))
     model, _ = fitted(BiGRUModel, "two", trainer=TWO, **options)
     weights = model.model.state_dict()
@@ -118,6 +124,12 @@ def test_each_hides_values_of_its_own_and_all_have_the_same_weights(fitted, monk
     assert len(first) == len(second) > 4
     assert [step["weights"] for step in first] == [step["weights"] for step in second]
     assert all(a["hidden"] != b["hidden"] for a, b in zip(first, second, strict=True))
+
+
+def test_each_reads_all_of_its_own_series_on_request(fitted):
+    trainer = TWO | {"use_distributed_sampler": False}
+    _, folder = fitted(BiGRUModel, "two", trainer=trainer, batch_size=4)
+    assert len(read(folder, 0)) == len(read(folder, 1)) == 11
 
 
 def test_a_time_budget_gives_all_the_same_rates_and_end(fitted):
