@@ -16,6 +16,7 @@ class TimeBudget(Callback):
     """Train for a given time: the learning rate rises, then falls along a cosine to 0 by the end, when training stops.
 
     Takes the place of ``n_epochs`` (set that high) and of a scheduler. Validations, if there are any, count as well.
+    Several processes go by the clock of the first.
 
     Parameters
     ----------
@@ -50,7 +51,7 @@ class TimeBudget(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Set the learning rate of the coming step."""
-        share = min((CLOCKS[self.clock]() - self.started) / self.seconds, 1.0)
+        share = min(self._elapsed(trainer) / self.seconds, 1.0)
         factor = 0.5 * (1 + math.cos(math.pi * share)) * min(1.0, share / self.warmup if self.warmup else 1.0)
         for optimizer, rates in zip(trainer.optimizers, self.rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -58,8 +59,12 @@ class TimeBudget(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         """Stop when the time is over."""
-        if CLOCKS[self.clock]() - self.started >= self.seconds:
+        if self._elapsed(trainer) >= self.seconds:
             trainer.should_stop = True
+
+    def _elapsed(self, trainer: Trainer) -> float:
+        # clocks of their own would give each process other learning rates, and another last step
+        return trainer.strategy.broadcast(CLOCKS[self.clock]() - self.started)
 
 
 def check_number(name: str, value: float, positive: bool = False) -> None:

@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from darts.models.forecasting.torch_forecasting_model import TorchForecastingModel
+from darts.models.forecasting.torch_forecasting_model import TorchForecastingModel, _DartsCheckpointIO
 from darts.utils.utils import _build_tqdm_iterator
 from lightning_fabric.utilities.apply_func import move_data_to_device
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.plugins.precision import Precision
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import SingleDeviceStrategy
 
 from birnn_forecast.data.batches import collate_inference, collate_training, in_batches
 from birnn_forecast.data.forecasts import Indices, forecast_series
+from birnn_forecast.data.shards import SharedDataModule
 
 LARGER, LARGEST = 8, 256
 """Prediction keeps nothing for gradients: batches this much larger than in training, up to so many windows."""
@@ -88,7 +90,19 @@ class BatchesMixin(Base):
             datamodule = params["datamodule"]
             datamodule.train_dataset = in_batches(datamodule.train_dataset)
             datamodule.val_dataset = in_batches(datamodule.val_dataset)
+        params["datamodule"] = SharedDataModule.like(params["datamodule"])
         return params
+
+    def _train(self, trainer, model, *args, **kwargs):
+        strategy = trainer.strategy
+        # a user's own trainer reads a checkpoint as Darts' does, which holds more than tensors
+        if self.load_ckpt_path and type(strategy.checkpoint_io) is TorchCheckpointIO:
+            strategy.checkpoint_io = _DartsCheckpointIO()
+        # where the training runs in other processes, their weights would be rounded to the type of this one's
+        trainer.precision_plugin.convert_module(model)
+        super()._train(trainer, model, *args, **kwargs)
+        # ... and copies of the loss have been set back
+        model.on_fit_end()
 
     @wraps(TorchForecastingModel.predict_from_dataset)
     def predict_from_dataset(self, n, dataset, trainer=None, batch_size=None, *args, **kwargs):
@@ -100,19 +114,23 @@ class BatchesMixin(Base):
         options = _collate_with(collate_inference, dataloader_kwargs)
         # what fails or tunes a trainer on the way does not leave it to the next prediction
         kept, self._kept_trainer = self._kept_trainer, None
-        settings = {**self.trainer_params, "callbacks": [*(self.trainer_params.get("callbacks") or [])]}
+        alone = _one_process(self.trainer_params)
+        settings = {**alone, "callbacks": [*(alone.get("callbacks") or [])]}
         settings |= {"verbose": verbose, "epochs": self.n_epochs}
         own = trainer is None
         if own and kept is not None and kept.settings == settings:
             trainer = kept.trainer
-        params = super()._setup_for_predict(
-            *args, trainer=trainer, verbose=verbose, dataloader_kwargs=options, **kwargs
-        )
+        given, self.trainer_params = self.trainer_params, alone
+        try:
+            params = super()._setup_for_predict(
+                *args, trainer=trainer, verbose=verbose, dataloader_kwargs=options, **kwargs
+            )
+        finally:
+            self.trainer_params = given
         if options["collate_fn"] is collate_inference:
             datamodule = params["datamodule"]
             datamodule.predict_dataset = in_batches(datamodule.predict_dataset)
-        # several processes are started anew
-        if own and params["trainer"].world_size == 1:
+        if own:
             params["settings"] = settings
         return params
 
@@ -150,6 +168,15 @@ class BatchesMixin(Base):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__getstate__().items() if name != "_kept_trainer"}
+
+
+def _one_process(trainer_params: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a trainer for one process, the first device: several would each predict a part."""
+    devices = trainer_params.get("devices", "auto")
+    if devices == 1 and "strategy" not in trainer_params and "num_nodes" not in trainer_params:
+        return trainer_params
+    first = list(devices)[:1] if isinstance(devices, list | tuple) else 1
+    return {**trainer_params, "devices": first, "strategy": "auto", "num_nodes": 1}
 
 
 def _collate_with(collate: Callable, dataloader_kwargs: dict[str, Any] | None) -> dict[str, Any]:

@@ -65,7 +65,9 @@ class LeanTraining(Base):
 def is_read_in_every_step(trainer: Any) -> bool:
     """Return whether what a step logs may be read before the next one."""
     return (
-        trainer._val_check_time_interval is not None
+        # processes average what they log: none may leave it out, whatever its own callbacks are
+        trainer.world_size > 1
+        or trainer._val_check_time_interval is not None
         or any(config.interval == "step" for config in trainer.lr_scheduler_configs)
         or any(reads_within_epoch(callback) for callback in trainer.callbacks)
     )

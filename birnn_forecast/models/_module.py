@@ -213,6 +213,9 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
     def on_train_start(self) -> None:
         """Before the very first step: let a network start from simple estimates of a few batches' hidden values."""
         super().on_train_start()
+        if self.trainer.global_rank:
+            # each process hides and drops values of its own
+            torch.manual_seed(torch.initial_seed() + self.trainer.global_rank)
         if self.trainer.global_step or self.trainer.ckpt_path or not self.reconstructs or self.started:
             return
         self.started.fill_(True)
@@ -254,6 +257,8 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         loss = self._compute_loss(output, batch.future_target, criterion, batch.sample_weight)
         # the epoch's mean is over observed targets, too: a batch without any has no say in it
         weight = int(observed_mask(batch.future_target).sum())
+        if training:
+            loss = loss * self._share(weight)
         if self.reconstructs:
             reading = reading if training else self._read(x_in, visible)
             scored = observed & ~visible if self.network.sees_own_values else observed
@@ -262,13 +267,30 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
             imputation_loss = self._imputation_loss(reading, labels, criterion, weights)
             imputation_loss = imputation_loss + self._earlier_losses(reading, labels, weights)
             n_hidden = int(scored.sum())
-            self.log(f"{stage.value}_forecast_loss", loss, batch_size=weight, sync_dist=True)
-            self.log(f"{stage.value}_imputation_loss", imputation_loss, batch_size=n_hidden, sync_dist=True)
+            if training:
+                imputation_loss = imputation_loss * self._share(n_hidden)
+            self._log_loss(f"{stage.value}_forecast_loss", loss, weight)
+            self._log_loss(f"{stage.value}_imputation_loss", imputation_loss, n_hidden)
             loss = loss + self.imputation_weight * imputation_loss
             weight += n_hidden
-        self.log(f"{stage.value}_loss", loss, batch_size=weight, prog_bar=True, sync_dist=True)
+        self._log_loss(f"{stage.value}_loss", loss, weight, prog_bar=True)
         self._update_metrics(output, batch.future_target, metrics)
         return loss
+
+    def _log_loss(self, name: str, loss: Tensor, weight: int, prog_bar: bool = False) -> None:
+        # the processes' mean weight must be a whole number
+        self.log(name, loss, prog_bar=prog_bar, sync_dist=True, batch_size=weight * self._processes)
+
+    def _share(self, count: int) -> float:
+        """Return what makes the processes' means over `count` values each, averaged, the mean over all values."""
+        if self._processes == 1:
+            return 1.0
+        total: Any = self.trainer.strategy.reduce(torch.tensor(float(count), device=self.device), reduce_op="sum")
+        return count * self._processes / max(float(total), 1.0)
+
+    @property
+    def _processes(self) -> int:
+        return 1 if self._trainer is None else self._trainer.world_size
 
     def predict_step(self, batch: TorchInferenceBatch, batch_idx: int, dataloader_idx: int | None = None) -> Predicted:
         """Return the forecasts of a batch, their series' schemas and first times."""

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from darts.models.forecasting.torch_forecasting_model import TorchForecastingModel
 from darts.utils.likelihood_models import GaussianLikelihood
 from darts.utils.serialization import clear_safe_globals
 from pytorch_lightning.callbacks import EarlyStopping
 
+from birnn_forecast import BiGRUModel
 from tests.conftest import MODELS, make_model, make_series, quiet_trainer
 from tests.models.contract_helpers import FUTURE, PAST, assert_same, fitted, two_models, with_statics
 
@@ -176,6 +178,7 @@ warnings.simplefilter("ignore")
 import numpy as np
 from darts import TimeSeries
 from darts.utils.serialization import clear_safe_globals
+from birnn_forecast import BiGRUModel
 from tests.conftest import MODELS, make_model, make_series, quiet_trainer
 
 folder, clear = sys.argv[1], sys.argv[2] == "clear"
@@ -211,3 +214,18 @@ def test_fresh_process(tmp_path, clear):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[:-1] == [f"{name} as saved" for name in MODELS]
+
+
+def test_a_users_trainer_resumes_from_a_checkpoint(tmp_path):
+    def fit(epochs, checkpoint=None):
+        model = make_model(BiGRUModel, n_epochs=epochs)
+        model.load_ckpt_path = checkpoint
+        trainer = pl.Trainer(**quiet_trainer(max_epochs=epochs, enable_checkpointing=False))
+        return model.fit(make_series(60), trainer=trainer), trainer
+
+    _, first = fit(1)
+    first.save_checkpoint(tmp_path / "one.ckpt")
+    resumed, trainer = fit(3, str(tmp_path / "one.ckpt"))
+    steps_an_epoch = first.global_step
+    assert trainer.global_step == 3 * steps_an_epoch
+    assert resumed.epochs_trained == 3
