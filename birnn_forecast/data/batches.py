@@ -2,10 +2,12 @@
 
 Darts' datasets return one window at a time, which then are stacked. :class:`TrainingBatches` and
 :class:`InferenceBatches` wrap such a dataset and answer PyTorch's request for a whole batch (``__getitems__``): the
-values of all series stand in one array, and the windows' first rows are found by arithmetic. Whatever that does not
-cover (a window that Darts would refuse, say) is left to Darts.
+values of all series stand in one array, and the windows' first rows are found by arithmetic. With ``keep_on`` that
+array stands on a device, to which only the rows' numbers then travel. Whatever this does not cover (a window that Darts
+would refuse, say) is left to Darts.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -60,8 +62,9 @@ class _Movable:
         )
 
     def pin_memory(self):
-        """Return the batch in pinned memory."""
-        return self.replace(**{name: tensor.pin_memory() for name, tensor in self._tensors().items()})
+        """Return the batch in pinned memory, what is on a device already as it is."""
+        here = {name: tensor for name, tensor in self._tensors().items() if tensor.device.type == "cpu"}
+        return self.replace(**{name: tensor.pin_memory() for name, tensor in here.items()})
 
     def _tensors(self) -> dict[str, Tensor]:
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -99,6 +102,15 @@ class _Stack:
         places = np.array([place[id(one)] for one in series])
         self.length: Integers = np.diff(ends, prepend=0)[places]
         self.first: Integers = ends[places] - self.length
+        self.tensor: Tensor | None = None
+
+    def keep_on(self, device: torch.device) -> None:
+        """Keep the values on `device` as well."""
+        if self.tensor is None or self.tensor.device != device:
+            self.tensor = torch.from_numpy(self.values).to(device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"tensor": None}  # another process has a device of its own
 
 
 class _Span:
@@ -148,12 +160,30 @@ class _Span:
     def cut(self, series: Integers, horizon: Integers, missing: Integers | None = None) -> Tensor:
         """Return the windows before or after the `horizon` starts, the first `missing` steps of each NaN."""
         rows = self.origin[series] + horizon
+        if self.stack.tensor is not None:
+            return self._cut_there(self.stack.tensor, rows, missing)
         if missing is None:
             return torch.from_numpy(self.view[rows])
         steps = np.arange(self.length)
         windows = self.stack.values[np.maximum(rows[:, None] + steps, (rows + missing)[:, None])]
         windows[steps < missing[:, None]] = np.nan
         return torch.from_numpy(windows)
+
+    def _cut_there(self, values: Tensor, rows: Integers, missing: Integers | None) -> Tensor:
+        """Do the same where the values are."""
+
+        def there(numbers: Integers) -> Tensor:
+            tensor = torch.from_numpy(numbers)
+            if values.device.type == "cuda":
+                tensor = tensor.pin_memory()
+            return tensor.to(values.device, non_blocking=True)[:, None]
+
+        steps = torch.arange(self.length, device=values.device)
+        numbers = there(rows) + steps
+        if missing is None:
+            return values[numbers]
+        lacking = steps < there(missing)
+        return values[torch.maximum(numbers, there(rows + missing))].masked_fill(lacking[:, :, None], float("nan"))
 
 
 class _Windows:
@@ -215,6 +245,11 @@ class _Windows:
         for span in self.futures.values():
             good &= span.holds(earliest, latest, padded=False)
         self.bad: NDArray[np.bool_] | None = None if good.all() else ~good
+
+    @property
+    def stacks(self) -> list[_Stack]:
+        """What all spans are cut from."""
+        return list({id(span.stack): span.stack for span in (*self.pasts.values(), *self.futures.values())}.values())
 
     def cut(self, series: Integers, horizon: Integers) -> dict[str, Tensor]:
         """Return the arrays of the windows whose horizons start at `horizon` in the `series`."""
@@ -307,6 +342,13 @@ class TrainingBatches(TorchTrainingDataset):
             end = end - (self.dataset.min_lh - 1) * self.dataset.output_chunk_length
         return end
 
+    def keep_on(self, device: torch.device) -> None:
+        """Cut batches on `device` from now on, if all series fit into a quarter of what is free there."""
+        needed = sum(stack.values.nbytes for stack in self.windows.stacks)
+        if 4 * needed <= free_memory(device):
+            for stack in self.windows.stacks:
+                stack.keep_on(device)
+
     def __len__(self) -> int:
         return len(self.dataset)
 
@@ -323,6 +365,11 @@ class TrainingBatches(TorchTrainingDataset):
             return TrainingBatch(**self.windows.cut(series, horizon))
         except _Plain:
             return [self.dataset[index] for index in indices]
+
+
+def free_memory(device: torch.device) -> float:
+    """Return the free bytes of a GPU; of other devices more than is ever needed."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
 
 
 class _Label(NamedTuple):

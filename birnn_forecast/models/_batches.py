@@ -14,7 +14,7 @@ from pytorch_lightning.plugins.precision import Precision
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import SingleDeviceStrategy
 
-from birnn_forecast.data.batches import collate_inference, collate_training, in_batches
+from birnn_forecast.data.batches import TrainingBatches, collate_inference, collate_training, in_batches
 from birnn_forecast.data.forecasts import Indices, forecast_series
 from birnn_forecast.data.shards import SharedDataModule
 
@@ -90,6 +90,7 @@ class BatchesMixin(Base):
             datamodule = params["datamodule"]
             datamodule.train_dataset = in_batches(datamodule.train_dataset)
             datamodule.val_dataset = in_batches(datamodule.val_dataset)
+            keep_windows(datamodule, params["trainer"].strategy.root_device)
         params["datamodule"] = SharedDataModule.like(params["datamodule"])
         return params
 
@@ -168,6 +169,18 @@ class BatchesMixin(Base):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__getstate__().items() if name != "_kept_trainer"}
+
+
+def keep_windows(datamodule: Any, device: torch.device) -> None:
+    """Keep the series that windows are cut from on a GPU, if they fit; else batches are pinned, as Darts sees to.
+
+    Workers of a loader have no part in a device: with them, and on other devices, everything stays as it is.
+    """
+    if device.type != "cuda" or datamodule.dataloader_kwargs.get("num_workers"):
+        return
+    for dataset in (datamodule.train_dataset, datamodule.val_dataset):
+        if isinstance(dataset, TrainingBatches):
+            dataset.keep_on(device)
 
 
 def _one_process(trainer_params: dict[str, Any]) -> dict[str, Any]:

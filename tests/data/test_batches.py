@@ -71,10 +71,12 @@ def outcome(function):
         return type(error), str(error)
 
 
-def check(dataset, indices, collate, darts_collate, fresh) -> bool:
+def check(dataset, indices, collate, darts_collate, fresh, kept=False) -> bool:
     """Compare the batch of `indices` of a dataset that has returned no window yet with Darts'; return if it is one."""
     wrapped = in_batches(dataset)
     assert wrapped is not dataset
+    if kept:
+        wrapped.keep_on(torch.device("cpu"))
     assert len(wrapped) == len(dataset)
     ours = outcome(lambda: collate(wrapped.__getitems__(indices)))
     other = fresh()
@@ -163,7 +165,23 @@ class TestTraining:
             return
         size = data.draw(st.integers(1, 12))
         indices = data.draw(st.lists(st.integers(0, len(dataset) - 1), min_size=size, max_size=size))
-        check(dataset, indices, collate_training, _batch_collate_fn_train, fresh)
+        # kept on a device, the CPU here
+        check(dataset, indices, collate_training, _batch_collate_fn_train, fresh, kept=data.draw(st.booleans()))
+
+    def test_what_is_kept_on_a_device_is_cut_there(self, monkeypatch):
+        series = [
+            make(40, 2, static=pd.DataFrame({"a": [1.0, 2.0]})),
+            make(30, 2, static=pd.DataFrame({"a": [3.0, 4.0]})),
+        ]
+        dataset = in_batches(SequentialTorchTrainingDataset(series, series, series, (4, 12), 4, sample_weight="linear"))
+        expected = dataset.__getitems__([0, 33, 40, 7])
+        dataset.keep_on(torch.device("cpu"))
+        for span in (*dataset.windows.pasts.values(), *dataset.windows.futures.values()):
+            monkeypatch.setattr(span, "view", None)
+        assert_same(dataset.__getitems__([0, 33, 40, 7]), expected)
+        copy = pickle.loads(pickle.dumps(dataset))
+        assert all(stack.tensor is None for stack in copy.windows.stacks)
+        assert_same(copy.__getitems__([0, 33, 40, 7]), expected)
 
     def test_a_whole_epoch(self):
         series = [make(40 + 5 * i, 2, seed=i) for i in range(3)]

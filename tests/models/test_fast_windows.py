@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from darts.utils.data.torch_datasets.utils import _batch_collate_fn_predict, _ba
 from darts.utils.likelihood_models.torch import GaussianLikelihood
 
 from birnn_forecast import BiGRUModel, GRINModel
+from birnn_forecast.data import batches
 from birnn_forecast.data.batches import InferenceBatch, TrainingBatch
-from birnn_forecast.models._batches import BatchesMixin, Shortcut
+from birnn_forecast.models import _batches
+from birnn_forecast.models._batches import BatchesMixin, Shortcut, keep_windows
 from birnn_forecast.models._module import GapAwareModule
 from tests.conftest import make_model, make_series, quiet_trainer
 
@@ -88,6 +91,31 @@ def test_fit(cls, method, seen, darts_path):
     assert len(seen) == 2
     assert_equal_weights(ours, darts)
     assert loss == darts.trainer.callback_metrics["val_loss"]
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_on_a_device_series_are_kept_if_they_fit(fits, monkeypatch):
+    """The CPU in the place of a GPU."""
+    expected, kept = fitted(), []
+
+    def keep(datamodule, device):
+        datasets = (datamodule.train_dataset, datamodule.val_dataset)
+        monkeypatch.setattr(batches, "free_memory", lambda device: 1e9 if fits else 1e3)
+        for dataset in datasets:
+            dataset.keep_on(device)
+        kept.extend(stack.tensor is not None for dataset in datasets for stack in dataset.windows.stacks)
+
+    monkeypatch.setattr(_batches, "keep_windows", keep)
+    assert_equal_weights(fitted(), expected)
+    assert set(kept) == {fits}
+
+
+def test_on_the_cpu_and_with_workers_nothing_is_kept():
+    for device, options in (("cpu", {}), ("cuda", {"num_workers": 2})):
+        dataset = batches.in_batches(SequentialTorchTrainingDataset(SERIES, None, None, 12, 4))
+        datamodule = SimpleNamespace(train_dataset=dataset, val_dataset=None, dataloader_kwargs=options)
+        keep_windows(datamodule, torch.device(device))
+        assert dataset.windows.stacks[0].tensor is None
 
 
 def test_fit_with_max_samples_workers_and_float64(seen, darts_path):
