@@ -1,10 +1,10 @@
 """The contenders: ``MODELS`` by name, and those that each suite runs unless told otherwise."""
 
 from benchmarks.interface import Model
-from benchmarks.models import imputers, nets, ours, statistical
+from benchmarks.models import imputers, nets, ours, pypots_imputers, statistical
 
 MODELS: dict[str, Model] = {}
-for group in (statistical.MODELS, ours.MODELS, nets.MODELS, imputers.MODELS):
+for group in (statistical.MODELS, ours.MODELS, nets.MODELS, imputers.MODELS, pypots_imputers.MODELS):
     if twice := MODELS.keys() & group.keys():
         raise ImportError(f"Two models have the same name: {twice}.")
     MODELS |= group

@@ -1,4 +1,4 @@
-"""Imputers: simple ones, regressions on lags, ours, and peers of PyPOTS.
+"""Imputers: simple ones, regressions on lags, and ours; peers of PyPOTS are in `pypots_imputers`.
 
 Trained nets follow the protocol of `benchmarks.models.nets`: the last tenth of each training part is for validation,
 and the best weights are put back. A component of which a series shows nothing is at the level of the training part
@@ -241,65 +241,6 @@ def split(train: list[TimeSeries], chunk: int) -> tuple[list[TimeSeries], list[T
     return kept, windows
 
 
-def run_pypots(view: ImputationView, budget: Budget, seed: int, cls: str, options: dict[str, Any]) -> Answer:
-    """Train a net of PyPOTS for the budget (in whole epochs), and answer with its imputations."""
-    try:
-        from pypots import imputation
-        from pypots.utils.random import set_random_seed
-    except ImportError as error:
-        raise ImportError("PyPOTS is needed for this model: pip install pypots") from error
-    torch.set_num_threads(1)
-    set_random_seed(seed)
-    started = cpu_seconds()
-    chunk, _ = chunk_and_batch(view)
-    chunk = min(chunk, 96, *(len(one) for one in view.series))
-    observed = np.concatenate([one.values() for one in view.train])
-    centre, scale = np.nan_to_num(np.nanmean(observed, axis=0)), np.nan_to_num(np.nanstd(observed, axis=0), nan=1.0)
-    scale = np.where(scale > 0, scale, 1.0)
-    train, validation = split(view.train, chunk)
-
-    def windows(series: list[TimeSeries], step: int) -> np.ndarray:
-        tables = [(one.values() - centre) / scale for one in series]
-        return np.stack([t[a : a + chunk] for t in tables for a in _starts(len(t), chunk, step)]).astype(np.float32)
-
-    data = windows(train, max(1, chunk // 4))
-    held = windows(validation, chunk)
-    hidden = np.where(np.random.default_rng(seed).random(held.shape) < 0.2, np.nan, held).astype(np.float32)
-
-    def make(epochs: int) -> Any:
-        shape = {"n_steps": chunk, "n_features": data.shape[2]}
-        return getattr(imputation, cls)(**shape, **options, epochs=epochs, batch_size=32, patience=None, verbose=False)
-
-    batches = -(-len(data) // 32)
-    if budget.steps is not None:
-        epochs = max(1, budget.steps // batches)
-    else:  # one epoch tells what one costs
-        before = cpu_seconds()
-        make(1).fit({"X": data}, {"X": hidden, "X_ori": held})
-        epochs = max(1, int((budget.seconds or 0) / max(cpu_seconds() - before, 1e-2)))
-    model = make(epochs)
-    model.fit({"X": data}, {"X": hidden, "X_ori": held})
-    trained = cpu_seconds()
-    filled = []
-    for one in view.series:
-        table = ((one.values() - centre) / scale).astype(np.float32)
-        starts = _starts(len(table), chunk, chunk)
-        found = model.impute({"X": np.stack([table[a : a + chunk] for a in starts])})
-        out = np.empty_like(table)
-        for a, window in zip(starts, found, strict=True):
-            out[a : a + chunk] = window
-        filled.append(out * scale + centre)
-    values, _, notes = joined(view, filled, None)
-    count = sum(weight.numel() for weight in model.model.parameters() if weight.requires_grad)
-    notes |= {"epochs": epochs, "input chunk": chunk}
-    return Answer(values, None, trained - started, cpu_seconds() - trained, count, notes)
-
-
-def _starts(n: int, chunk: int, step: int) -> list[int]:
-    """Return the starts of windows that cover `n` steps, the last one ending with them."""
-    return sorted({*range(0, n - chunk + 1, step), n - chunk})
-
-
 def _simple(name: str, method: Callable, seconds: float, config: dict[str, Any], fits: bool = False) -> Model:
     return Model(
         name=name,
@@ -338,21 +279,7 @@ def _net(name: str, cls: str, options: dict[str, Any], ablation_of: str | None =
     )
 
 
-def _pypots(name: str, options: dict[str, Any]) -> Model:
-    return Model(
-        name=name,
-        family="extra",
-        kind="impute",
-        run=partial(run_pypots, cls=name, options=options),
-        config={"library": "PyPOTS", **options},
-        trained=True,
-        expected_seconds=_net_seconds,
-        cannot=("quantiles: none", "budget: in whole epochs"),
-    )
-
-
 GRIN = {"graph": "data", "masking_rate": 0.6}
-SAITS = {"n_layers": 2, "d_model": 128, "n_heads": 4, "d_k": 32, "d_v": 32, "d_ffn": 128, "dropout": 0.1}
 MODELS = {
     model.name: model
     for model in (
@@ -376,7 +303,5 @@ MODELS = {
         _net("GRIN, no graph", "GRINModel", GRIN | {"graph": None}, "GRIN (imputing)"),
         _net("GRIN, no gate", "GRINModel", GRIN | {"cross_gate": "none"}, "GRIN (imputing)"),
         _net("BiGRU (imputing)", "BiGRUModel", {"masking_rate": 0.6}),
-        _pypots("BRITS", {"rnn_hidden_size": 64}),
-        _pypots("SAITS", SAITS),
     )
 }
