@@ -47,7 +47,16 @@ class TimeBudget(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock and note the optimizers' learning rates."""
         self.started = CLOCKS[self.clock]()
-        self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in trainer.optimizers]
+        if trainer.ckpt_path is None or not self.rates:  # a checkpoint's optimizer has come to the end of the cosine
+            self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in trainer.optimizers]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the learning rates that it began with."""
+        return {"rates": self.rates}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Begin again with the learning rates of a checkpoint."""
+        self.rates = state_dict["rates"]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Set the learning rate of the coming step."""

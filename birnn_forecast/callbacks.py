@@ -4,6 +4,7 @@ All of them forget the previous fit when the next one starts, unless it is resum
 copied as they were made, without what they hold of a fit.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -113,13 +114,24 @@ class LateAverage(AveragedWeights):
 
     def __init__(self, start: float = 0.8):
         super().__init__()
-        self.start, self.first_epoch = start, 0
+        self.start = start
+        self.first_epoch: float = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the epoch to begin with."""
         super().setup(trainer, pl_module, stage)
-        epochs = trainer.max_epochs or 1
-        self.first_epoch = min(int(self.start * epochs), epochs - 1)
+        epochs = trainer.max_epochs or -1
+        self.first_epoch = min(int(self.start * epochs), epochs - 1) if epochs > 0 else math.inf
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End with the average, or say that there is none."""
+        if not self.has_begun:
+            warnings.warn(
+                "`swa` has no effect: training ended before the last epochs, of which it is the mean. Leave out what "
+                "ends it (a `TimeBudget`, `max_steps`), or use `ema` instead.",
+                stacklevel=2,
+            )
+        super().on_train_end(trainer, pl_module)
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """Return whether weights go into the average."""
@@ -198,9 +210,9 @@ class SparseLogging(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the means."""
         for name, (total, weight) in self.sums.items():
-            if weight:
+            if weight or trainer.world_size > 1:  # of several processes none may leave it out
                 options = {"on_step": False, "on_epoch": True, "batch_size": weight} | self.options[name]
-                pl_module.log(name, (total / weight).to(torch.get_default_dtype()), **options)
+                pl_module.log(name, (total / max(weight, 1)).to(torch.get_default_dtype()), **options)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Step aside."""

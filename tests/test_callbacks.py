@@ -373,3 +373,11 @@ def test_compile_takes_a_backend_or_options(monkeypatch):
     for given, options in (("eager", {"backend": "eager"}), ({"dynamic": True}, {"dynamic": True}), (True, {})):
         (callback,) = cpu(compile=given)["callbacks"]
         assert callback.options == options
+
+
+@pytest.mark.parametrize("ends", [{"max_steps": 3}, {"max_epochs": -1, "max_steps": 3}])
+def test_an_average_that_never_begins_is_told_of(ends):
+    kwargs = cpu(swa=True) | ends
+    model = make_model(BiGRUModel, n_epochs=100, pl_trainer_kwargs=kwargs)
+    with pytest.warns(UserWarning, match="`swa` has no effect"):
+        model.fit(make_series(40))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from darts.models import BlockRNNModel
-from darts.utils.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
+from darts.utils.serialization import add_safe_globals, clear_safe_globals, get_safe_globals, safe_globals
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 
 from birnn_forecast import BiGRUModel, budget
@@ -332,3 +332,25 @@ def test_time_budget_stops_and_follows_a_cosine(monkeypatch):
 def test_time_budget_errors(options, message):
     with pytest.raises(ValueError, match=message):
         TimeBudget(**options)
+
+
+def test_a_resumed_time_budget_begins_with_the_first_learning_rate(tmp_path, monkeypatch):
+    clock = iter(np.arange(0, 1000, 0.5))
+    monkeypatch.setitem(budget.CLOCKS, "cpu", lambda: next(clock))
+
+    def fit(model, **kwargs):
+        rates = Rates()
+        model.trainer_params["callbacks"] = [*model.trainer_params["callbacks"], rates]
+        model.fit(SERIES, **kwargs)
+        return rates.rates
+
+    options = quiet_trainer(callbacks=[TimeBudget(20.0)])
+    saved = {"save_checkpoints": True, "work_dir": str(tmp_path), "model_name": "m"}
+    model = make_model(BiGRUModel, n_epochs=1000, optimizer_kwargs={"lr": 0.1}, pl_trainer_kwargs=options, **saved)
+    first = fit(model, val_series=VAL)
+    with safe_globals([Rates]):
+        loaded = BiGRUModel.load_from_checkpoint("m", str(tmp_path), best=False)
+    again = fit(loaded, epochs=2000, val_series=VAL)
+    assert max(first) > 0.05
+    assert first[-1] < 0.01
+    assert max(again) > 0.05

@@ -104,10 +104,9 @@ class _Stack:
         self.first: Integers = ends[places] - self.length
         self.tensor: Tensor | None = None
 
-    def keep_on(self, device: torch.device) -> None:
-        """Keep the values on `device` as well."""
-        if self.tensor is None or self.tensor.device != device:
-            self.tensor = torch.from_numpy(self.values).to(device)
+    def keep_on(self, device: torch.device | None) -> None:
+        """Keep the values on `device` as well, or no longer on any."""
+        self.tensor = None if device is None else torch.from_numpy(self.values).to(device)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"tensor": None}  # another process has a device of its own
@@ -342,10 +341,10 @@ class TrainingBatches(TorchTrainingDataset):
             end = end - (self.dataset.min_lh - 1) * self.dataset.output_chunk_length
         return end
 
-    def keep_on(self, device: torch.device) -> None:
-        """Cut batches on `device` from now on, if all series fit into a quarter of what is free there."""
+    def keep_on(self, device: torch.device | None) -> None:
+        """Cut batches on `device` from now on, if all series fit into a quarter of what is free there; None: here."""
         needed = sum(stack.values.nbytes for stack in self.windows.stacks)
-        if 4 * needed <= free_memory(device):
+        if device is None or 4 * needed <= free_memory(device):
             for stack in self.windows.stacks:
                 stack.keep_on(device)
 

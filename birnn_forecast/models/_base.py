@@ -95,9 +95,8 @@ class GapAwareModel(ImputingMixin, BatchesMixin, MixedCovariatesTorchModel):
         How the states of the two directions become one: "concat", "sum", "mean", "mul", or "gate", a learnt gate that
         decides, per unit and step, how much each direction takes from the other. Default: "concat".
     pooling
-        How the states become a code of the input chunk: "last" (last forward merged with first backward
-        state), "mean", or
-        "attention" (additive, Bahdanau et al. 2015). Default: "last".
+        How the states become a code of the input chunk: "last" (last forward merged with first backward state),
+        "mean", or "attention" (additive, Bahdanau et al. 2015). Default: "last".
     normalization
         Normalisation between recurrent layers: "batch", "layer" or ``None``. Default: ``None``.
     skip
@@ -132,7 +131,7 @@ class GapAwareModel(ImputingMixin, BatchesMixin, MixedCovariatesTorchModel):
         are as without it, but those that a segment starts from are constants; no other gradient is cut: losses,
         pooling and decoder reach every state that they read. A segment is computed again when its gradient is, so
         memory grows with the input chunk by its features and estimates only (and, in training with several layers,
-        by the states of one layer for a moment), in about 1.5 times the time. Of no effect on predictions; cannot go
+        by the states of one layer for a moment), and a step takes longer. Of no effect on predictions; cannot go
         with ``normalization="batch"`` or `patch_length`. Default: ``None``, the whole input chunk.
     use_static_covariates
         Whether to use the static covariates of the target series, where they have any. Default: ``True``.

@@ -14,9 +14,10 @@ from pytorch_lightning.plugins.precision import Precision
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import SingleDeviceStrategy
 
-from birnn_forecast.data.batches import TrainingBatches, collate_inference, collate_training, in_batches
+from birnn_forecast.data.batches import collate_inference, collate_training, in_batches
 from birnn_forecast.data.forecasts import Indices, forecast_series
 from birnn_forecast.data.shards import SharedDataModule
+from birnn_forecast.models._lean import overrides
 
 LARGER, LARGEST = 8, 256
 """Prediction keeps nothing for gradients: batches this much larger than in training, up to so many windows."""
@@ -75,7 +76,7 @@ def _has_a_say(callback: pl.Callback) -> bool:
     hooks = [name for name in vars(pl.Callback) if name.startswith("on_predict")]
     if not type(callback).__module__.startswith(("pytorch_lightning.", "birnn_forecast.")):
         hooks += ["setup", "teardown"]
-    return any(getattr(type(callback), name) is not getattr(pl.Callback, name) for name in hooks)
+    return any(overrides(callback, name) for name in hooks)
 
 
 class BatchesMixin(Base):
@@ -90,7 +91,6 @@ class BatchesMixin(Base):
             datamodule = params["datamodule"]
             datamodule.train_dataset = in_batches(datamodule.train_dataset)
             datamodule.val_dataset = in_batches(datamodule.val_dataset)
-            keep_windows(datamodule, params["trainer"].strategy.root_device)
         params["datamodule"] = SharedDataModule.like(params["datamodule"])
         return params
 
@@ -171,23 +171,13 @@ class BatchesMixin(Base):
         return {name: value for name, value in super().__getstate__().items() if name != "_kept_trainer"}
 
 
-def keep_windows(datamodule: Any, device: torch.device) -> None:
-    """Keep the series that windows are cut from on a GPU, if they fit; else batches are pinned, as Darts sees to.
-
-    Workers of a loader have no part in a device: with them, and on other devices, everything stays as it is.
-    """
-    if device.type != "cuda" or datamodule.dataloader_kwargs.get("num_workers"):
-        return
-    for dataset in (datamodule.train_dataset, datamodule.val_dataset):
-        if isinstance(dataset, TrainingBatches):
-            dataset.keep_on(device)
-
-
 def _one_process(trainer_params: dict[str, Any]) -> dict[str, Any]:
     """Return the parameters of a trainer for one process, the first device: several would each predict a part."""
     devices = trainer_params.get("devices", "auto")
     if devices == 1 and "strategy" not in trainer_params and "num_nodes" not in trainer_params:
         return trainer_params
+    if isinstance(devices, str) and "," in devices:  # Lightning's way to name them
+        devices = [int(number) for number in devices.split(",") if number.strip()]
     first = list(devices)[:1] if isinstance(devices, list | tuple) else 1
     return {**trainer_params, "devices": first, "strategy": "auto", "num_nodes": 1}
 

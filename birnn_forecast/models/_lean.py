@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, ModelSummary, RichProgressBar, TQDMProgressBar
 from pytorch_lightning.plugins.precision import MixedPrecision
+from torch import Tensor
 
 if TYPE_CHECKING:
     from darts.models.forecasting.pl_forecasting_module import PLForecastingModule as Base
@@ -36,17 +37,33 @@ class LeanTraining(Base):
     """
 
     optimizer_kwargs: dict[str, Any]
+    _current_fx_name: str | None
     _read_in_every_step = True
+    _kept_back: dict[str, tuple[Any, dict[str, Any]]]
 
     def on_train_start(self) -> None:
         """Find out who reads what steps log."""
         super().on_train_start()
+        self._kept_back = {}
         self._read_in_every_step = is_read_in_every_step(self.trainer)
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """Log a value as Lightning does; that of a training step only if something reads it."""
-        if self._current_fx_name != "training_step" or self._read_in_every_step or is_read_now(self.trainer):
+        """Log a value as Lightning does; that of a training step alone only if something reads it."""
+        of_step = self._current_fx_name == "training_step" and not args and not kwargs.get("on_epoch")
+        if not of_step or self._read_in_every_step or is_read_now(self.trainer):
             super().log(name, value, *args, **kwargs)
+        else:
+            self._kept_back[name] = (value.detach() if isinstance(value, Tensor) else value, kwargs)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Log what the step has kept back if a callback has stopped training after it."""
+        super().on_train_batch_end(*args)
+        kept, self._kept_back = self._kept_back, {}
+        if kept and self.trainer.should_stop:
+            fx, self._current_fx_name = self._current_fx_name, "training_step"
+            for name, (value, kwargs) in kept.items():
+                super().log(name, value, **kwargs)
+            self._current_fx_name = fx
 
     def configure_optimizers(self) -> Any:
         """Return what Darts does, fused on the CPU."""
@@ -84,7 +101,13 @@ def reads_within_epoch(callback: Any) -> bool:
         and type(callback).on_train_batch_end is ModelCheckpoint.on_train_batch_end
     ):
         return callback._every_n_train_steps > 0 or callback._train_time_interval is not None
-    return any(getattr(type(callback), hook) is not getattr(pl.Callback, hook) for hook in WITHIN_EPOCH)
+    return any(overrides(callback, hook) for hook in WITHIN_EPOCH)
+
+
+def overrides(callback: Any, hook: str) -> bool:
+    """Return whether a callback has a hook of its own, of its class or, as a ``LambdaCallback``, itself."""
+    method = getattr(callback, hook)
+    return getattr(method, "__func__", method) is not getattr(pl.Callback, hook)
 
 
 def is_read_now(trainer: Any) -> bool:

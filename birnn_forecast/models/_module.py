@@ -257,8 +257,7 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         loss = self._compute_loss(output, batch.future_target, criterion, batch.sample_weight)
         # the epoch's mean is over observed targets, too: a batch without any has no say in it
         weight = int(observed_mask(batch.future_target).sum())
-        if training:
-            loss = loss * self._share(weight)
+        loss, weight = self._shared(loss, weight, training)
         if self.reconstructs:
             reading = reading if training else self._read(x_in, visible)
             scored = observed & ~visible if self.network.sees_own_values else observed
@@ -266,9 +265,7 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
             weights = _weight_of_window(batch, labels)
             imputation_loss = self._imputation_loss(reading, labels, criterion, weights)
             imputation_loss = imputation_loss + self._earlier_losses(reading, labels, weights)
-            n_hidden = int(scored.sum())
-            if training:
-                imputation_loss = imputation_loss * self._share(n_hidden)
+            imputation_loss, n_hidden = self._shared(imputation_loss, int(scored.sum()), training)
             self._log_loss(f"{stage.value}_forecast_loss", loss, weight)
             self._log_loss(f"{stage.value}_imputation_loss", imputation_loss, n_hidden)
             loss = loss + self.imputation_weight * imputation_loss
@@ -278,15 +275,20 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         return loss
 
     def _log_loss(self, name: str, loss: Tensor, weight: int, prog_bar: bool = False) -> None:
-        # the processes' mean weight must be a whole number
-        self.log(name, loss, prog_bar=prog_bar, sync_dist=True, batch_size=weight * self._processes)
+        self.log(name, loss, prog_bar=prog_bar, sync_dist=True, batch_size=weight)
 
-    def _share(self, count: int) -> float:
-        """Return what makes the processes' means over `count` values each, averaged, the mean over all values."""
+    def _shared(self, loss: Tensor, count: int, training: bool) -> tuple[Tensor, int]:
+        """Return the mean loss over `count` values of this process, and its weight in the epoch's mean.
+
+        In training it is made such that the mean over the processes is the mean over all their values, with the number
+        of these for its weight.
+        """
         if self._processes == 1:
-            return 1.0
+            return loss, count
+        if not training:
+            return loss, count * self._processes  # their mean must be a whole number
         total: Any = self.trainer.strategy.reduce(torch.tensor(float(count), device=self.device), reduce_op="sum")
-        return count * self._processes / max(float(total), 1.0)
+        return loss * (count * self._processes / max(float(total), 1.0)), int(total)
 
     @property
     def _processes(self) -> int:

@@ -96,11 +96,12 @@ class Segments:
     ) -> list[Any]:
         """Return ``function(states, *tensors)`` of each segment (or of some); nothing else is kept for gradients."""
 
-        def run(number: int) -> Any:
+        def run(number: int, x: Tensor) -> Any:
             first, last = self.first[number], self.last[number]
             return function(self.read(number)[0] * self.shown, *(t[:, first:last] for t in tensors))
 
-        return [checkpoint(run, number, use_reentrant=False) for number in numbers or range(len(self.first))]
+        # of the tensor only the device counts, whose random numbers are drawn again when a segment is
+        return [checkpoint(run, number, self.x, use_reentrant=False) for number in numbers or range(len(self.first))]
 
     def latest(self, steps: int) -> Float[Tensor, "batch steps state"]:
         """Return the states of the window's last steps, of all where it has no more."""
@@ -112,7 +113,7 @@ class Segments:
         """Return the encoder's final state."""
         holders = [((self.start >= a) & (self.start < b)) for a, b in zip(self.first, self.last, strict=True)]
 
-        def ends(number: int) -> tuple[Tensor, Tensor | None]:
+        def ends(number: int, x: Tensor) -> tuple[Tensor, Tensor | None]:
             _, f, b = self.read(number)
             if b is not None:
                 index = self.starts[number].clamp(max=b.shape[1] - 1)[:, None, None].expand(-1, 1, b.shape[-1])
@@ -121,7 +122,7 @@ class Segments:
 
         last = len(self.first) - 1
         numbers = [i for i, here in enumerate(holders) if i == last or bool(here.any())]
-        found = [checkpoint(ends, number, use_reentrant=False) for number in numbers]
+        found = [checkpoint(ends, number, self.x, use_reentrant=False) for number in numbers]
         firsts = [b for _, b in found if b is not None]
         return self.encoder.final(found[-1][0], torch.stack(firsts).sum(0) if firsts else None)
 

@@ -55,3 +55,18 @@ def test_processes_whose_random_numbers_went_apart_share_the_first_ones_order():
     parts = [list(SharedOrder(range(20), 2, rank, True, broadcast)) for rank in range(2)]
     assert len(set(first)) == 2
     assert sorted(parts[0] + parts[1]) == [*range(20)]
+
+
+@pytest.mark.parametrize(("windows", "processes"), [(13, 2), (13, 4), (12, 3)])
+def test_in_validation_every_window_is_read_once(windows, processes):
+    parts = [SharedOrder(range(windows), processes, r, False, lambda seed: seed, even=False) for r in range(processes)]
+    assert sorted(window for part in parts for window in part) == [*range(windows)]
+    assert [len(part) for part in parts] == [len(list(part)) for part in parts]
+
+
+def test_no_process_is_without_a_window_in_validation():
+    assert [list(SharedOrder(range(2), 3, r, False, lambda seed: seed, even=False)) for r in range(3)] == [
+        [0],
+        [1],
+        [0],
+    ]

@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +13,9 @@ from darts.utils.data.torch_datasets.utils import _batch_collate_fn_predict, _ba
 from darts.utils.likelihood_models.torch import GaussianLikelihood
 
 from birnn_forecast import BiGRUModel, GRINModel
-from birnn_forecast.data import batches
+from birnn_forecast.data import batches, shards
 from birnn_forecast.data.batches import InferenceBatch, TrainingBatch
-from birnn_forecast.models import _batches
-from birnn_forecast.models._batches import BatchesMixin, Shortcut, keep_windows
+from birnn_forecast.models._batches import BatchesMixin, Shortcut, _one_process
 from birnn_forecast.models._module import GapAwareModule
 from tests.conftest import make_model, make_series, quiet_trainer
 
@@ -94,28 +92,31 @@ def test_fit(cls, method, seen, darts_path):
 
 
 @pytest.mark.parametrize("fits", [True, False])
-def test_on_a_device_series_are_kept_if_they_fit(fits, monkeypatch):
+def test_on_a_device_series_are_kept_while_training_if_they_fit(fits, monkeypatch):
     """The CPU in the place of a GPU."""
     expected, kept = fitted(), []
+    start = GapAwareModule.on_train_start
 
-    def keep(datamodule, device):
-        datasets = (datamodule.train_dataset, datamodule.val_dataset)
-        monkeypatch.setattr(batches, "free_memory", lambda device: 1e9 if fits else 1e3)
-        for dataset in datasets:
-            dataset.keep_on(device)
-        kept.extend(stack.tensor is not None for dataset in datasets for stack in dataset.windows.stacks)
+    def noting(self):
+        start(self)
+        datamodule = self.trainer.datamodule
+        kept.extend((datamodule.train_dataset, datamodule.val_dataset))
+        assert all((stack.tensor is not None) is fits for one in kept for stack in one.windows.stacks)
 
-    monkeypatch.setattr(_batches, "keep_windows", keep)
+    monkeypatch.setattr(GapAwareModule, "on_train_start", noting)
+    monkeypatch.setattr(shards, "KEPT_ON", {"cpu"})
+    monkeypatch.setattr(batches, "free_memory", lambda device: 1e9 if fits else 1e3)
     assert_equal_weights(fitted(), expected)
-    assert set(kept) == {fits}
+    assert len(kept) == 2
+    assert all(stack.tensor is None for one in kept for stack in one.windows.stacks)
 
 
-def test_on_the_cpu_and_with_workers_nothing_is_kept():
-    for device, options in (("cpu", {}), ("cuda", {"num_workers": 2})):
-        dataset = batches.in_batches(SequentialTorchTrainingDataset(SERIES, None, None, 12, 4))
-        datamodule = SimpleNamespace(train_dataset=dataset, val_dataset=None, dataloader_kwargs=options)
-        keep_windows(datamodule, torch.device(device))
-        assert dataset.windows.stacks[0].tensor is None
+def test_nothing_is_kept_on_the_cpu_or_where_workers_cut(monkeypatch):
+    monkeypatch.setattr(batches.TrainingBatches, "keep_on", lambda self, device: pytest.fail(f"kept on {device}"))
+    monkeypatch.setattr(shards.SharedDataModule, "teardown", lambda self, stage: None)
+    fitted()
+    monkeypatch.setattr(shards, "KEPT_ON", {"cpu"})
+    fitted(dataloader_kwargs={"num_workers": 1})
 
 
 def test_fit_with_max_samples_workers_and_float64(seen, darts_path):
@@ -322,3 +323,8 @@ def test_larger_batches_only_without_randomness(monkeypatch):
     model.batch_size = 300
     model.predict(4, SERIES)
     assert sizes == [128, 3, None, 300]
+
+
+@pytest.mark.parametrize(("devices", "first"), [("2,", [2]), ("3,1", [3]), ([4, 5], [4]), (2, 1), ("auto", 1), (-1, 1)])
+def test_one_process_predicts_on_the_first_device(devices, first):
+    assert _one_process({"devices": devices, "strategy": "ddp"})["devices"] == first

@@ -1,12 +1,15 @@
 """What training leaves out changes neither weights nor what is logged."""
 
+import numpy as np
 import pytest
 import torch
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, LambdaCallback
 from pytorch_lightning.loggers.logger import DummyLogger
 
-from birnn_forecast import BiGRUModel, GRINModel, URNNModel
+from birnn_forecast import BiGRUModel, GRINModel, URNNModel, budget
 from birnn_forecast.models import _lean
+from birnn_forecast.models._module import GapAwareModule
+from birnn_forecast.training import TimeBudget
 from tests.conftest import make_model, make_series, quiet_trainer
 
 SERIES, VAL = make_series(70), make_series(40, seed=1)
@@ -117,9 +120,56 @@ def test_optimizers_without_a_fused_step_and_mixed_precision_are_left_alone():
     assert not model.trainer.optimizers[0].param_groups[0]["fused"]
 
 
-def test_training_goes_on_from_darts_checkpoint_without_fused(tmp_path):
-    model = fitted(optimizer_kwargs={"fused": False}, n_epochs=1)
-    model.save(str(tmp_path / "model.pt"))
-    loaded = BiGRUModel.load(str(tmp_path / "model.pt"))
-    loaded.fit(SERIES, epochs=2)
+def test_a_checkpoint_of_unfused_steps_is_trained_on(tmp_path):
+    options = {"save_checkpoints": True, "work_dir": str(tmp_path), "model_name": "m"}
+    fitted(optimizer_kwargs={"fused": False}, n_epochs=1, **options)
+    loaded = BiGRUModel.load_from_checkpoint("m", str(tmp_path), best=False)
+    loaded.model.optimizer_kwargs = {}
+    loaded.fit(SERIES, val_series=VAL, epochs=2)
+    # what it was made with comes back with the optimizer's state
     assert loaded.trainer.optimizers[0].param_groups[0]["fused"] is False
+    assert loaded.epochs_trained == 2
+    assert loaded.trainer.global_step > 20
+
+
+def test_hooks_on_a_callback_itself_count():
+    losses = []
+    look = LambdaCallback(
+        on_train_batch_end=lambda trainer, *_: losses.append(float(trainer.callback_metrics["train_loss"]))
+    )
+    fitted(callbacks=[look])
+    assert len(set(losses)) > 10
+
+
+def test_the_last_loss_is_there_when_a_callback_ends_training(monkeypatch):
+    """A time budget, which says so after the step."""
+    losses, clock = [], iter(np.arange(0, 1000, 0.5))
+    monkeypatch.setitem(budget.CLOCKS, "cpu", lambda: next(clock))
+    loss = GapAwareModule._train_val_step
+
+    def noting(self, **kwargs):
+        value = loss(self, **kwargs)
+        losses.append(float(value.detach()))
+        return value
+
+    monkeypatch.setattr(GapAwareModule, "_train_val_step", noting)
+    model = make_model(
+        BiGRUModel, n_epochs=9, batch_size=4, pl_trainer_kwargs=quiet_trainer(callbacks=[TimeBudget(8.0)])
+    )
+    model.fit(SERIES)
+    assert model.trainer.global_step == 8
+    assert float(model.trainer.callback_metrics["train_loss"]) == pytest.approx(losses[-1], rel=1e-6)
+
+
+def test_means_of_epochs_are_not_left_out(monkeypatch):
+    values, step = [], GapAwareModule.training_step
+
+    def logging(self, *args):
+        loss = step(self, *args)
+        values.append(float(loss.detach()))
+        self.log("mean", loss, on_step=False, on_epoch=True, batch_size=1)
+        return loss
+
+    monkeypatch.setattr(GapAwareModule, "training_step", logging)
+    model = fitted(n_epochs=1)
+    assert float(model.trainer.callback_metrics["mean"]) == pytest.approx(np.mean(values), rel=1e-6)

@@ -14,6 +14,7 @@ from darts.utils.serialization import safe_globals
 from pytorch_lightning.callbacks import Callback
 
 from birnn_forecast import BiGRUModel, GRINModel
+from birnn_forecast.callbacks import SparseLogging
 from birnn_forecast.models import _module
 from birnn_forecast.training import TimeBudget
 from tests.conftest import make_model, make_series, quiet_trainer
@@ -66,7 +67,8 @@ def fitted(tmp_path):
 
 @pytest.mark.parametrize("cls", [BiGRUModel, GRINModel])
 def test_the_same_curve_and_weights_as_one_process_with_twice_the_batch(cls, fitted):
-    options = {"masking_rate": 0.0, "n_epochs": 2, "fit": {"val_series": SERIES[:2]}}
+    # 33 windows of validation, which two processes cannot share evenly
+    options = {"masking_rate": 0.0, "n_epochs": 2, "fit": {"val_series": SERIES[:3]}}
     # Adam would make weights of what rounding leaves of a gradient of 0
     options |= {"optimizer_cls": torch.optim.SGD, "optimizer_kwargs": {"lr": 1e-4}}
     one, curve = fitted(cls, "one", batch_size=8, **options)
@@ -82,6 +84,26 @@ def test_the_same_curve_and_weights_as_one_process_with_twice_the_batch(cls, fit
         torch.testing.assert_close(
             other[name], weight, rtol=1e-8, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+
+def test_exact_means_of_epochs_are_those_of_one_process(fitted):
+    """Gaps differ by process; so do the numbers of values that a mean is over."""
+    apart = [make_series(26, seed=i, missing=m, dtype=np.float64) for i, m in enumerate((0.0, 0.6, 0.0, 0.6))]
+    options = {"masking_rate": 0.0, "n_epochs": 1, "series": apart, "optimizer_cls": torch.optim.SGD}
+    options |= {"optimizer_kwargs": {"lr": 1e-4}, "callbacks": [SparseLogging(100)], "note": lambda *_: 0}
+    means = []
+    for name, more in (("one", {"batch_size": 8}), ("two", {"batch_size": 4, "trainer": TWO})):
+        model, _ = fitted(BiGRUModel, name, **options, **more)
+        means.append(float(model.trainer.callback_metrics["train_loss"]))
+    assert means[0] == pytest.approx(means[1], rel=1e-6)
+
+
+def test_a_process_without_hidden_values_does_not_keep_the_others_waiting(fitted):
+    """One window each, of which one shows nothing that could be hidden."""
+    empty = make_series(16).with_values(np.r_[np.full(12, np.nan), np.ones(4)].astype(np.float32)[:, None, None])
+    options = {"callbacks": [SparseLogging(100)], "note": lambda *_: 0, "trainer": TWO, "batch_size": 1}
+    model, _ = fitted(BiGRUModel, "two", series=[make_series(16), empty], masking_rate=0.5, **options)
+    assert np.isfinite(float(model.trainer.callback_metrics["train_imputation_loss"]))
 
 
 def test_the_parent_has_the_trained_model_and_predicts_alone(fitted, tmp_path):
