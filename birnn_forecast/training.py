@@ -1,7 +1,7 @@
 """Presets of Darts' ``pl_trainer_kwargs``: device, precision, clipping, stopping, averages, logging, compiling."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -35,10 +35,11 @@ def trainer_kwargs(
     swa: bool = False,
     compile: bool | str | dict[str, Any] = False,
     log_every_n_steps: int | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
     """Return ``pl_trainer_kwargs`` for any torch model of Darts.
 
-    Add keys of your own as in ``trainer_kwargs() | {"max_epochs": 5}``. A model keeps the device it was made for: on a
+    Add keys of your own as in ``trainer_kwargs() | {"max_epochs": 5}``, callbacks by the argument. A model keeps the device it was made for: on a
     machine without it, use ``load(path, map_location="cpu")`` and then ``model.to_cpu()``.
 
     Parameters
@@ -61,6 +62,8 @@ def trainer_kwargs(
         "val_imputation_loss", either of which may be named for a model that is to do one of the two.
     min_delta
         Smallest decrease, in the unit of `monitor`, that counts as progress.
+    callbacks
+        Callbacks of your own, beside those that the other arguments bring.
     progress_bar
         Whether to show Lightning's progress bar and model summary.
     ema
@@ -111,12 +114,12 @@ def trainer_kwargs(
     if log_every_n_steps is not None:
         _check_steps("log_every_n_steps", log_every_n_steps)
         kwargs["log_every_n_steps"] = log_every_n_steps
-    callbacks = _logging(log_every_n_steps, None if patience is None else monitor)
-    callbacks += _averages(ema, swa, patience) + _compiling(compile)
+    brought = _logging(log_every_n_steps, None if patience is None else monitor)
+    brought += _averages(ema, swa, patience) + _compiling(compile)
     if patience is not None:
-        callbacks.append(_early_stopping(patience, monitor, min_delta))
-    if callbacks:
-        kwargs["callbacks"] = callbacks
+        brought.append(_early_stopping(patience, monitor, min_delta))
+    if brought or callbacks:
+        kwargs["callbacks"] = [*callbacks, *brought]
     return kwargs
 
 

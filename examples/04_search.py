@@ -47,7 +47,7 @@ def make_model(hidden_dim: int, lr: float, n_epochs: int, callbacks: list) -> Bi
         n_epochs=n_epochs,
         random_state=0,
         optimizer_kwargs={"lr": lr},
-        pl_trainer_kwargs=trainer_kwargs("cpu", progress_bar=False) | {"logger": False, "callbacks": callbacks},
+        pl_trainer_kwargs=trainer_kwargs("cpu", progress_bar=False, callbacks=callbacks) | {"logger": False},
     )
 
 

@@ -10,7 +10,8 @@ from darts.utils.serialization import add_safe_globals, clear_safe_globals, get_
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 
 from birnn_forecast import BiGRUModel, budget
-from birnn_forecast.training import TimeBudget, trainer_kwargs
+from birnn_forecast.callbacks import WeightEMA
+from birnn_forecast.training import RestartingEarlyStopping, TimeBudget, trainer_kwargs
 from tests.conftest import make_model, make_series, quiet_trainer
 
 SERIES = make_series(60, missing=0.1)
@@ -354,3 +355,10 @@ def test_a_resumed_time_budget_begins_with_the_first_learning_rate(tmp_path, mon
     assert max(first) > 0.05
     assert first[-1] < 0.01
     assert max(again) > 0.05
+
+
+def test_callbacks_of_a_user_come_beside_the_presets():
+    own = Rates()
+    kinds = [type(one) for one in cpu(patience=2, ema=0.9, callbacks=[own])["callbacks"]]
+    assert kinds == [Rates, WeightEMA, RestartingEarlyStopping]
+    assert cpu(callbacks=[own])["callbacks"] == [own]
