@@ -39,8 +39,8 @@ def trainer_kwargs(
 ) -> dict[str, Any]:
     """Return ``pl_trainer_kwargs`` for any torch model of Darts.
 
-    Add keys of your own as in ``trainer_kwargs() | {"max_epochs": 5}``, callbacks by the argument. A model keeps the device it was made for: on a
-    machine without it, use ``load(path, map_location="cpu")`` and then ``model.to_cpu()``.
+    Add keys of your own as in ``trainer_kwargs() | {"max_epochs": 5}``, callbacks by the argument. A model keeps the
+    device it was made for: on a machine without it, use ``load(path, map_location="cpu")`` and then ``model.to_cpu()``.
 
     Parameters
     ----------
