@@ -187,3 +187,17 @@ def test_metrics_over_single_values_take_every_observed_one_the_others_complete_
     torch.testing.assert_close(
         result["R2Score"], torchmetrics.functional.r2_score(prediction[complete], target[complete])
     )
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_locations_together_are_brought_back_as_one_by_one(affine):
+    norm = MaskedInstanceNorm(2, affine=affine).double()
+    if affine:
+        norm.affine_weight.data, norm.affine_bias.data = torch.tensor([[-0.5, 1e-5], [3.0, -2.0]], dtype=torch.double)
+    raw = torch.randn(3, 4, 2, 3, dtype=torch.double)
+    statistics = WindowStatistics(torch.randn(3, 1, 2, dtype=torch.double), torch.rand(3, 1, 2, dtype=torch.double))
+    together = losses.denormalise(raw, statistics, norm, ("location",) * 3)
+    apart = losses.denormalise(raw, statistics, norm, ("location", "location", "free"))
+    torch.testing.assert_close(together[..., :2], apart[..., :2], rtol=1e-10, atol=1e-10)
+    last = losses.denormalise(raw[..., 2:].repeat(1, 1, 1, 2), statistics, norm, ("location", "free"))
+    torch.testing.assert_close(together[..., 2], last[..., 0], rtol=1e-10, atol=1e-10)

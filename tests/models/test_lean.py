@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from darts.utils.likelihood_models import QuantileRegression
 from pytorch_lightning.callbacks import Callback, LambdaCallback
 from pytorch_lightning.loggers.logger import DummyLogger
 
 from birnn_forecast import BiGRUModel, GRINModel, URNNModel, budget
 from birnn_forecast.models import _lean
 from birnn_forecast.models._module import GapAwareModule
+from birnn_forecast.nn.networks import ForecastNetwork
 from birnn_forecast.training import TimeBudget
 from tests.conftest import make_model, make_series, quiet_trainer
 
@@ -173,3 +175,14 @@ def test_means_of_epochs_are_not_left_out(monkeypatch):
     monkeypatch.setattr(GapAwareModule, "training_step", logging)
     model = fitted(n_epochs=1)
     assert float(model.trainer.callback_metrics["mean"]) == pytest.approx(np.mean(values), rel=1e-6)
+
+
+@pytest.mark.parametrize("likelihood", [None, QuantileRegression([0.1, 0.5, 0.9])])
+def test_estimates_of_hidden_steps_alone_teach_the_same(likelihood, monkeypatch):
+    kwargs = {"likelihood": likelihood, "n_epochs": 2, "batch_size": 8}
+    series = make_series(60, 2, missing=0.1)
+    some = make_model(BiGRUModel, **kwargs).fit(series, sample_weight="linear")
+    monkeypatch.setattr(ForecastNetwork, "estimates_some", False)
+    all_steps = make_model(BiGRUModel, **kwargs).fit(series, sample_weight="linear")
+    for name, weight in all_steps.model.state_dict().items():
+        torch.testing.assert_close(some.model.state_dict()[name], weight, rtol=1e-4, atol=1e-5, msg=name)
