@@ -179,10 +179,12 @@ def test_means_of_epochs_are_not_left_out(monkeypatch):
 
 @pytest.mark.parametrize("likelihood", [None, QuantileRegression([0.1, 0.5, 0.9])])
 def test_estimates_of_hidden_steps_alone_teach_the_same(likelihood, monkeypatch):
-    kwargs = {"likelihood": likelihood, "n_epochs": 2, "batch_size": 8}
-    series = make_series(60, 2, missing=0.1)
+    # Adam would make weights of what rounding leaves of a gradient of 0
+    sgd = {"optimizer_cls": torch.optim.SGD, "optimizer_kwargs": {"lr": 1e-3}}
+    kwargs = {"likelihood": likelihood, "n_epochs": 2, "batch_size": 8, **sgd}
+    series = make_series(60, 2, missing=0.1, dtype=np.float64)
     some = make_model(BiGRUModel, **kwargs).fit(series, sample_weight="linear")
     monkeypatch.setattr(ForecastNetwork, "estimates_some", False)
     all_steps = make_model(BiGRUModel, **kwargs).fit(series, sample_weight="linear")
     for name, weight in all_steps.model.state_dict().items():
-        torch.testing.assert_close(some.model.state_dict()[name], weight, rtol=1e-4, atol=1e-5, msg=name)
+        torch.testing.assert_close(some.model.state_dict()[name], weight, rtol=1e-9, atol=1e-10, msg=name)
