@@ -207,7 +207,8 @@ def run_net(view: ImputationView, budget: Budget, seed: int, cls: str, options: 
         trained = cpu_seconds()
         found = [one.values() for one in model.impute(view.series, predict_likelihood_parameters=True)]
     quantiles = [one.reshape(len(one), -1, len(LEVELS)) for one in found]
-    values, spread, notes = joined(view, [np.sort(one)[..., LEVELS.index(0.5)] for one in quantiles], quantiles)
+    # the value that `impute` fills in is the median as it is: quantiles of a net that has learnt little may cross
+    values, spread, notes = joined(view, [one[..., LEVELS.index(0.5)] for one in quantiles], quantiles)
     notes |= best.notes() | {"input chunk": chunk, "batch": batch}
     return Answer(values, spread, trained - started, cpu_seconds() - trained, parameters_of(model), notes)
 
