@@ -234,7 +234,7 @@ def test_real_models_give_the_same_bytes_from_one_worker_and_from_two(tmp_path):
 def test_the_speed_suite_writes_its_table(tmp_path, capsys):
     speed.run(str(tmp_path), repeats=1)
     table = pd.read_csv(tmp_path / "speed.csv")
-    assert len(table) == 13
+    assert len(table) == 17
     assert (table[["peer_ms", "ours_ms", "ratio"]] > 0).all(axis=None)
     np.testing.assert_allclose(table["ratio"], table["peer_ms"] / table["ours_ms"], rtol=1e-2)
     assert json.loads((tmp_path / "manifest.json").read_text())["suite"] == "speed"

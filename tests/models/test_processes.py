@@ -52,8 +52,10 @@ def sum_of_weights(trainer, module):
 
 
 @pytest.fixture
-def fitted(tmp_path):
+def fitted(tmp_path, monkeypatch):
     """Fit a model of some class, and return it with its diary's folder."""
+    # Lightning's `seed_everything` leaves it, and processes that start begin with that seed instead of the model's
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
 
     def fit(cls, name, note=train_loss, callbacks=(), series=SERIES, fit=None, trainer=None, **params):
         folder = tmp_path / name
