@@ -55,10 +55,10 @@ def test_many_machines_lose_one_and_go_on_from_the_newest_checkpoint(tmp_path):
     assert "one was killed" in printed
     (folder,) = tmp_path.glob("run_*")
     epochs = pd.read_json(folder / "curve.jsonl", lines=True)["epoch"].tolist()
-    # the epoch in which it died runs again, those before do not
+    # the epoch in which it died runs again, and the one before if its checkpoint was still on its way; earlier ones not
     assert [*dict.fromkeys(epochs)] == [*range(6)]
-    assert len(epochs) <= 7
-    assert epochs.count(3) == len(epochs) - 5
+    assert epochs.count(0) == epochs.count(1) == 1
+    assert len(epochs) <= 8
     saved = torch.load(folder / "model.pt.ckpt", weights_only=False)
     # 40 series of 140 days: windows of 28 and 14 days, 32 a worker and step
     steps_an_epoch = -(-40 * (140 - 42 + 1) // 64)
