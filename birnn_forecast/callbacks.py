@@ -210,9 +210,9 @@ class SparseLogging(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the means."""
         for name, (total, weight) in self.sums.items():
-            if weight or trainer.world_size > 1:  # of several processes none may leave it out
+            if weight:  # the same in all processes: our modules log with the values of all of them
                 options = {"on_step": False, "on_epoch": True, "batch_size": weight} | self.options[name]
-                pl_module.log(name, (total / max(weight, 1)).to(torch.get_default_dtype()), **options)
+                pl_module.log(name, (total / weight).to(torch.get_default_dtype()), **options)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Step aside."""

@@ -55,10 +55,12 @@ def test_many_machines_lose_one_and_go_on_from_the_newest_checkpoint(tmp_path):
     assert "one was killed" in printed
     (folder,) = tmp_path.glob("run_*")
     epochs = pd.read_json(folder / "curve.jsonl", lines=True)["epoch"].tolist()
-    # the epoch in which it died runs again, and the one before if its checkpoint was still on its way; earlier ones not
-    assert [*dict.fromkeys(epochs)] == [*range(6)]
-    assert epochs.count(0) == epochs.count(1) == 1
-    assert len(epochs) <= 8
+    # it died at the end of epoch 3, which the other one may have written; the newest checkpoint is that of epoch 2,
+    # or of epoch 1 where Ray had not yet heard of it
+    restart = next((i for i in range(1, len(epochs)) if epochs[i] <= epochs[i - 1]), 3)
+    assert epochs[:restart] in ([0, 1, 2], [0, 1, 2, 3])
+    assert epochs[restart] in (2, 3)
+    assert epochs[restart:] == [*range(epochs[restart], 6)]
     saved = torch.load(folder / "model.pt.ckpt", weights_only=False)
     # 40 series of 140 days: windows of 28 and 14 days, 32 a worker and step
     steps_an_epoch = -(-40 * (140 - 42 + 1) // 64)

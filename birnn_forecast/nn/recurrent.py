@@ -162,7 +162,17 @@ def new_seed() -> int:
     return int(torch.randint(2**31, ()))
 
 
-class BidirectionalEncoder(nn.Module):
+class Layers(nn.Module):
+    """What encoders of several layers share: between two of them, normalise and drop out."""
+
+    norms: nn.ModuleList
+    dropouts: nn.ModuleList
+
+    def _between(self, layer: int, x: Tensor, valid: Tensor, seed: int | None) -> Tensor:
+        return dropped(self.dropouts[layer], self.norms[layer](x, valid), seed) if layer < len(self.norms) else x
+
+
+class BidirectionalEncoder(Layers):
     """A stack of bidirectional recurrent layers (Schuster & Paliwal 1997).
 
     Between two layers: merge the directions, normalise, drop out. ``bidirectional=False`` leaves the forward direction.
@@ -280,9 +290,6 @@ class BidirectionalEncoder(nn.Module):
             f = torch.where(valid[:, :, None], f, 0.0 if merge is None else merge.neutral)
         return f, f if merge is None else merge(f, b)
 
-    def _between(self, layer: int, x: Tensor, valid: Tensor, seed: int | None) -> Tensor:
-        return dropped(self.dropouts[layer], self.norms[layer](x, valid), seed) if layer < len(self.norms) else x
-
 
 def hand_on(
     scan: Any, xs: Sequence[Callable[[], Tensor]], starts: Sequence[Tensor], order: Any, keeps: bool
@@ -296,7 +303,7 @@ def hand_on(
     return initial, states
 
 
-class URNNEncoder(nn.Module):
+class URNNEncoder(Layers):
     """The asymmetric bidirectional RNN ("U-RNN"): backward first, then forward over ``[input, backward state]``.
 
     At each step the forward pass reads the input and the backward state that has read what comes after it
@@ -381,9 +388,6 @@ class URNNEncoder(nn.Module):
         else:
             after = torch.cat([b[:, 1:], carried[:, None, : b.shape[-1]].to(b.dtype)], dim=1)
         return torch.cat([x, after], dim=-1), b
-
-    def _between(self, layer: int, x: Tensor, valid: Tensor, seed: int | None) -> Tensor:
-        return dropped(self.dropouts[layer], self.norms[layer](x, valid), seed) if layer < len(self.norms) else x
 
 
 class Unchanged(nn.Module):
