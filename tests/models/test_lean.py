@@ -163,6 +163,28 @@ def test_the_last_loss_is_there_when_a_callback_ends_training(monkeypatch):
     assert float(model.trainer.callback_metrics["train_loss"]) == pytest.approx(losses[-1], rel=1e-6)
 
 
+def test_without_validation_the_last_loss_of_an_epoch_is_there(monkeypatch):
+    losses, read = [], []
+    loss = GapAwareModule._train_val_step
+
+    def noting(self, **kwargs):
+        value = loss(self, **kwargs)
+        losses.append(float(value.detach()))
+        return value
+
+    class AtTheEnd(Callback):
+        def on_train_epoch_end(self, trainer, module):
+            read.append((losses[-1], float(trainer.callback_metrics["train_loss"])))
+
+    monkeypatch.setattr(GapAwareModule, "_train_val_step", noting)
+    make_model(BiGRUModel, n_epochs=3, batch_size=4, pl_trainer_kwargs=quiet_trainer(callbacks=[AtTheEnd()])).fit(
+        SERIES
+    )
+    assert len(read) == 3
+    for expected, found in read:
+        assert found == pytest.approx(expected, rel=1e-6)
+
+
 def test_means_of_epochs_are_not_left_out(monkeypatch):
     values, step = [], GapAwareModule.training_step
 
