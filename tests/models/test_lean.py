@@ -177,9 +177,12 @@ def test_without_validation_the_last_loss_of_an_epoch_is_there(monkeypatch):
             read.append((losses[-1], float(trainer.callback_metrics["train_loss"])))
 
     monkeypatch.setattr(GapAwareModule, "_train_val_step", noting)
-    make_model(BiGRUModel, n_epochs=3, batch_size=4, pl_trainer_kwargs=quiet_trainer(callbacks=[AtTheEnd()])).fit(
-        SERIES
-    )
+    make_model(
+        BiGRUModel,
+        n_epochs=3,
+        batch_size=4,
+        pl_trainer_kwargs=quiet_trainer(callbacks=[AtTheEnd()], limit_val_batches=0),
+    ).fit(SERIES)
     assert len(read) == 3
     for expected, found in read:
         assert found == pytest.approx(expected, rel=1e-6)
