@@ -5,10 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from birnn_forecast.nn import recurrence
+from birnn_forecast.nn import recurrence, segments
 from birnn_forecast.nn.networks import ENCODERS, ForecastNetwork, Sizes, Window
-from birnn_forecast.nn.recurrent import CELLS, valid_steps
+from birnn_forecast.nn.recurrent import CELLS, BidirectionalEncoder, valid_steps
 from birnn_forecast.nn.segments import Segments
 
 # of a kernel of even size
@@ -279,3 +280,21 @@ def test_memory_for_gradients_stays_flat(mode, encoder, cell, options):
     grown, grown_in_segments = ((kept[n, 2000] - kept[n, 500]) / (2 * 1500 * 4) for n in (None, 50))
     assert grown_in_segments < 20
     assert grown > 15 * grown_in_segments
+
+
+def test_random_numbers_of_the_device_are_kept_for_the_second_reading(monkeypatch):
+    """PyTorch keeps those of the devices that it finds among a checkpoint's arguments, besides the CPU's."""
+    found = []
+
+    def spy(function, *args, **kwargs):
+        found.append([type(one) for one in args])
+        return checkpoint(function, *args, **kwargs)
+
+    monkeypatch.setattr(segments, "checkpoint", spy)
+    torch.manual_seed(0)
+    encoder, x = BidirectionalEncoder(2, 3), torch.randn(2, 9, 2)
+    window = Segments(encoder, x, torch.zeros(2, dtype=torch.long), 4, torch.ones(2, 1, 1, dtype=torch.bool))
+    window.final()
+    window.latest(5)
+    assert len(found) == 4
+    assert all(torch.Tensor in types for types in found)
