@@ -246,6 +246,8 @@ def masked_mean(
     x: Float[Tensor, "batch time channels"], observed: Bool[Tensor, "batch time channels"]
 ) -> Float[Tensor, "batch 1 channels"]:
     """Return the mean over the observed steps, 0 where there is none."""
+    if is_whole(observed):
+        return x.sum(dim=1, keepdim=True) / x.shape[1]
     count = observed.sum(dim=1, keepdim=True).clamp(min=1)
     return fill(x, observed, 0.0).sum(dim=1, keepdim=True) / count.to(x.dtype)
 

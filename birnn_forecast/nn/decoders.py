@@ -77,10 +77,12 @@ class HorizonDecoder(nn.Module):
         future: Float[Tensor, "batch horizon features"] | None = None,
     ) -> Float[Tensor, "batch horizon output"]:
         """Return the raw parameters of each step."""
-        time, ahead = states.shape[1], torch.arange(self.horizon, device=code.device)
-        # a window shorter than the horizon is stretched
-        earlier = ahead + time - self.horizon if time >= self.horizon else ahead * time // self.horizon
-        steps = self.steps(code).unflatten(1, (self.horizon, -1)) + self.recent(states[:, earlier])
+        time = states.shape[1]
+        if time >= self.horizon:
+            earlier = states[:, time - self.horizon :]
+        else:  # a window shorter than the horizon is stretched
+            earlier = states[:, torch.arange(self.horizon, device=code.device) * time // self.horizon]
+        steps = self.steps(code).unflatten(1, (self.horizon, -1)) + self.recent(earlier)
         steps = self.activation(steps)
         if self.reader is not None:
             start = torch.zeros(len(code), dtype=torch.long, device=code.device)

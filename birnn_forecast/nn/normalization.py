@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from birnn_forecast.eager import is_whole
 from birnn_forecast.masks import fill, masked_mean, masked_var
 
 
@@ -32,6 +33,13 @@ class InstanceNorm(nn.Module):
         """Bring values into the unit that `statistics` stand for."""
         y = (x - statistics.mean) / statistics.scale
         return y * self.affine_weight + self.affine_bias if self.affine else y
+
+    def _normalised(
+        self, x: Tensor, observed: Tensor, mean: Tensor, scale: Tensor
+    ) -> tuple[Tensor, WindowStatistics]:
+        """Return the window in its own unit, 0 where missing, and its statistics, which have no gradient."""
+        statistics = WindowStatistics(mean.detach(), scale.detach())
+        return fill(self.normalise(fill(x, observed, 0.0), statistics), observed, 0.0), statistics
 
     def undo_affine(self, y: Float[Tensor, "batch time components"]) -> Float[Tensor, "batch time components"]:
         """Take the learnt weight and bias out of a normalised location."""
@@ -100,7 +108,6 @@ class MaskedInstanceNorm(InstanceNorm):
 
         `level` takes the place of the training data's for windows without any observation.
         """
-        any_observed = observed.any(dim=1, keepdim=True)
         mean = masked_mean(x, observed)
         var = masked_var(x, observed, mean)
         # all values equal, up to the rounding of their mean
@@ -108,12 +115,13 @@ class MaskedInstanceNorm(InstanceNorm):
         varies = var > rounding
         if self.training:
             self._track(x, observed, mean, var, varies)
+        if is_whole(varies):
+            return self._normalised(x, observed, mean, (var + self.eps).sqrt())
+        any_observed = observed.any(dim=1, keepdim=True)
         mean = torch.where(any_observed, mean, self.typical_mean if level is None else level)
         borrowed = torch.where(any_observed, self._borrowed_scale(mean).square(), self.typical_var)
         var = torch.where(varies, var, torch.maximum(borrowed, rounding)) + self.eps
-        scale = torch.where(var > 0, var, 1.0).sqrt()
-        statistics = WindowStatistics(mean.detach(), scale.detach())
-        return fill(self.normalise(fill(x, observed, 0.0), statistics), observed, 0.0), statistics
+        return self._normalised(x, observed, mean, torch.where(var > 0, var, 1.0).sqrt())
 
     def _borrowed_scale(self, mean: Tensor) -> Tensor:
         """Return the scale for a window of which only the level is known."""
@@ -186,10 +194,8 @@ class ShrunkInstanceNorm(InstanceNorm):
             mean = torch.where(count > 0, mean, (level - self.typical_mean) / self.typical_scale)
         deviations = fill(z - mean, observed, 0.0).square().sum(dim=1, keepdim=True)
         scale = ((deviations + self.prior / 2) / (count + self.prior) + self.eps).sqrt()
-        statistics = WindowStatistics(
-            (self.typical_mean + mean * self.typical_scale).detach(), (scale * self.typical_scale).detach()
-        )
-        return fill(self.normalise(fill(x, observed, 0.0), statistics), observed, 0.0), statistics
+        mean = self.typical_mean + mean * self.typical_scale
+        return self._normalised(x, observed, mean, scale * self.typical_scale)
 
     def unit(self, statistics: WindowStatistics) -> tuple[Tensor, Tensor]:
         """Return level and scale in units of the training data."""
