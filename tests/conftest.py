@@ -22,7 +22,7 @@ for name in ("pytorch_lightning", "lightning.pytorch", "darts"):
 
 MODELS = {
     name: getattr(birnn_forecast, name)
-    for name in ("BiRNNModel", "BiGRUModel", "BiLSTMModel", "CNNBiLSTMModel", "URNNModel", "GRINModel")
+    for name in ("BiRNNModel", "BiGRUModel", "BiLSTMModel", "CNNBiLSTMModel", "URNNModel", "BRITSModel", "GRINModel")
 }
 
 

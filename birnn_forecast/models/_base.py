@@ -241,9 +241,9 @@ class GapAwareModel(ImputingMixin, BatchesMixin, MixedCovariatesTorchModel):
             "pooling": params["pooling"],
             "skip": params["skip"],
             "season_length": params["season_length"],
-            "patch_length": params["patch_length"],
+            "patch_length": params.get("patch_length"),
             "decoder_params": self._decoder_params(),
-            "tbptt_length": params["tbptt_length"],
+            "tbptt_length": params.get("tbptt_length"),
         }
 
     def _decoder_params(self) -> dict[str, Any]:

@@ -20,11 +20,12 @@ from torch.utils.data import DataLoader
 from birnn_forecast.losses import denormalise, initial_offsets, masked_loss, parameter_roles, update_metrics
 from birnn_forecast.masks import fill, hide, masked_mean, observed_mask
 from birnn_forecast.models._lean import LeanTraining
+from birnn_forecast.nn.brits import BRITSNetwork
 from birnn_forecast.nn.grin import GraphNetwork
 from birnn_forecast.nn.networks import Encoding, ForecastNetwork, Sizes, Window
 from birnn_forecast.nn.normalization import WindowStatistics
 
-NETWORKS: dict[str, Any] = {"joint": ForecastNetwork, "nodes": GraphNetwork}
+NETWORKS: dict[str, Any] = {"joint": ForecastNetwork, "nodes": GraphNetwork, "brits": BRITSNetwork}
 VALIDATION_SEED = 0
 MIXTURE_WINDOWS = 96
 
@@ -299,8 +300,11 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         return Predicted(super().predict_step(batch, batch_idx, dataloader_idx))
 
     def _earlier_losses(self, reading: Reading, labels: Tensor, weights: Tensor | None) -> Tensor | float:
-        """Return the mean absolute errors of the estimates that the last one was made from, if there are any."""
-        earlier = reading.encoding.earlier_estimates
+        """Return the mean absolute errors of the estimates that the last one was made from, if there are any.
+
+        What the directions differ by, where it is to be small, comes on top.
+        """
+        earlier, disagreement = reading.encoding.earlier_estimates, reading.encoding.disagreement
         if earlier is None:
             return 0.0
         criterion = torch.nn.L1Loss(reduction="mean" if weights is None else "none")
@@ -310,7 +314,14 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
             if reading.statistics is not None:
                 raw = denormalise(raw, reading.statistics, self.rin, ("location",))
             losses.append(masked_loss(raw, labels, criterion, None, weights))
-        return torch.stack(losses).sum()
+        loss = self.network.earlier_weight * torch.stack(losses).sum()
+        if disagreement is not None:
+            if reading.statistics is not None:
+                scale = reading.statistics.scale
+                disagreement = disagreement * (scale / self.rin.safe_weight if self.rin.affine else scale)
+            off = disagreement.abs() if weights is None else disagreement.abs() * weights
+            loss = loss + self.network.disagreement_weight * off.mean()
+        return loss
 
     def _compute_loss(self, output: PLModuleOutput, target: Tensor, criterion, sample_weight: Tensor | None):
         if observed_mask(target).all():

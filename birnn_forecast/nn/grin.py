@@ -66,6 +66,7 @@ class GraphNetwork(nn.Module):
 
     Norm = ShrunkInstanceNorm
     estimates_some = False
+    earlier_weight = 1.0
     whole = 0.0
 
     def __init__(

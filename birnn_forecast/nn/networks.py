@@ -73,7 +73,8 @@ class Window(NamedTuple):
 class Encoding(NamedTuple):
     """A window as the encoder sees it: the target, its gaps filled, and a state per step, all at once or in segments.
 
-    Some networks have the estimate of every step by then, and others that it was made from.
+    Some networks have the estimate of every step by then, others that it was made from, ``(estimates, batch, time,
+    targets)``, and what those of the two directions differ by, ``(batch, time, targets)``.
     """
 
     target: Tensor
@@ -82,6 +83,7 @@ class Encoding(NamedTuple):
     valid: Tensor
     estimate: Tensor | None = None
     earlier_estimates: Tensor | None = None
+    disagreement: Tensor | None = None
 
 
 class ForecastNetwork(nn.Module):
@@ -124,6 +126,7 @@ class ForecastNetwork(nn.Module):
     sees_own_values = True
     mixes_components = True
     estimates_some = True  # `reconstruct` takes `steps`
+    earlier_weight = disagreement_weight = 1.0  # of the losses of what an encoding has of these
     whole = 1 / 3  # share of the rows that training leaves whole: forecasts meet such windows most
 
     def __init__(
@@ -144,13 +147,7 @@ class ForecastNetwork(nn.Module):
         super().__init__()
         self.sizes, self.season_length, self.tbptt_length = sizes, season_length, tbptt_length
         outputs = sizes.targets * sizes.parameters
-        # per target: value, observed, steps since and until an observation; per covariate: value, observed
-        features = 4 * sizes.targets + 2 * (sizes.past_covariates + sizes.future_covariates)
-        self.encoder = (
-            ENCODERS[encoder](input_size=features, **encoder_params)
-            if patch_length is None
-            else PatchEncoder(patch_length, ENCODERS[encoder], features, **encoder_params)
-        )
+        self.encoder = self._make_encoder(encoder, encoder_params, patch_length)
         self.pooling = POOLINGS[pooling](self.encoder.state_size, self.encoder.final_size)
         self.decoder = HorizonDecoder(
             code_size=self.pooling.output_size + 2 * sizes.static_covariates,
@@ -171,6 +168,14 @@ class ForecastNetwork(nn.Module):
                 if head is not None:
                     head.output.bias += torch.tensor(offsets).repeat(sizes.targets)
         self.register_buffer("locations", torch.tensor(locations), persistent=False)
+
+    def _make_encoder(self, encoder: str, params: dict, patch_length: int | None) -> Any:
+        sizes = self.sizes
+        # per target: value, observed, steps since and until an observation; per covariate: value, observed
+        features = 4 * sizes.targets + 2 * (sizes.past_covariates + sizes.future_covariates)
+        if patch_length is None:
+            return ENCODERS[encoder](input_size=features, **params)
+        return PatchEncoder(patch_length, ENCODERS[encoder], features, **params)
 
     def forward(self, window: Window) -> Float[Tensor, "batch horizon targets parameters"]:
         """Return the raw parameters of each component at each step of the horizon, in the normalised unit."""
