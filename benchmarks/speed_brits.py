@@ -3,8 +3,8 @@
     python -m benchmarks.speed_brits [--features 36 7] [--length 48 96]
 
 A row a shape: the CPU milliseconds of a training step (the network, the losses of its estimates, the gradient) of
-either, their ratio, and the largest differences of estimates and gradients. Interleaved, medians, one thread. Needs an
-environment with PyPOTS (see ``benchmarks/README.md``).
+either, their ratio, and the largest differences of estimates and gradients. Five steps of either in turn, medians, one
+thread. Needs an environment with PyPOTS (see ``benchmarks/README.md``).
 """
 
 import argparse
@@ -14,14 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from benchmarks.models.pypots_imputers import library, silent
 from birnn_forecast.nn.brits import BRITSNetwork
-from birnn_forecast.nn.rits import RITS, in_time
+from birnn_forecast.nn.rits import RITS, both_ways, in_time
 
 BATCH, HIDDEN = 32, 64
-SHAPES = ((36, 48), (7, 96))
+STEPS = 5
+SHAPES = ((36, 36), (36, 48), (7, 96))
+WAYS = ("forward", "backward")
 # torch's LSTM has forget gate and candidate in other places
 GATES = (0, 1, 3, 2)
 
@@ -54,10 +57,12 @@ def copy_weights(ours: RITS, theirs: Any) -> None:
             put(ours.state, gates(cell.weight_hh))
 
 
-def error(estimate: Tensor, x: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean absolute error over the observed values of each step, averaged over steps, as PyPOTS has it."""
-    off = ((estimate - x).abs() * mask).sum(dim=(0, 2))
-    return (off / (mask.sum(dim=(0, 2)) + 1e-12)).mean()
+def errors(
+    estimates: Sequence[Float[Tensor, "2 time batch components"]], x: Tensor, mask: Tensor
+) -> Float[Tensor, "estimates 2"]:
+    """Return the mean absolute errors over the observed values of each step, averaged over steps, as PyPOTS has it."""
+    off = ((torch.stack([*estimates]) - x).abs() * mask).sum(dim=(-1, -2))
+    return (off / (mask.sum(dim=(-1, -2)) + 1e-12)).mean(dim=-1)
 
 
 def networks(features: int, length: int) -> tuple[Callable[[], list[Tensor]], Callable[[], list[Tensor]]]:
@@ -95,7 +100,7 @@ def networks(features: int, length: int) -> tuple[Callable[[], list[Tensor]], Ca
     def step() -> list[Tensor]:
         found = ours(x, observed, None, start)
         f, b = in_time(found.combined)
-        loss = torch.stack([error(e, x, mask) for one in found[:3] for e in in_time(one)]).sum() / 3
+        loss = errors(found[:3], both_ways(x), both_ways(mask)).sum() / 3
         loss = loss + BRITSNetwork.disagreement_weight * ((f - b) * (1 - mask)).abs().mean()
         gradients(ours, loss)
         own = ours.state.weight.grad[0].T.unflatten(0, (4, HIDDEN))[[*np.argsort(GATES)]].flatten(0, 1)
@@ -104,20 +109,19 @@ def networks(features: int, length: int) -> tuple[Callable[[], list[Tensor]], Ca
     return step_of_peer, step
 
 
-WAYS = ("forward", "backward")
-
-
 def compare(features: int, length: int, repeats: int = 9) -> tuple[float, float, float, float]:
     """Return the median CPU seconds of PyPOTS and of ours, and the largest differences of estimates and gradients."""
     peer, ours = networks(features, length)
     seconds: tuple[list[float], list[float]] = ([], [])
-    for round_ in range(repeats + 2):
+    for round_ in range(repeats + 1):
         results = []
         for function, own in zip((peer, ours), seconds, strict=True):
             start = time.process_time()
-            results.append(function())
-            if round_ > 1:
-                own.append(time.process_time() - start)
+            for _ in range(STEPS):
+                found = function()
+            results.append(found)
+            if round_:
+                own.append((time.process_time() - start) / STEPS)
     off = [float((a - b).abs().max()) for a, b in zip(*results, strict=True)]
     return float(np.median(seconds[0])), float(np.median(seconds[1])), max(off[:2]), max(off[2:])
 

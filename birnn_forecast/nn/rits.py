@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
-from birnn_forecast.eager import is_transformed
-from birnn_forecast.masks import neighbours
+from birnn_forecast.eager import is_transformed, is_whole
 from birnn_forecast.nn import recurrence
-from birnn_forecast.nn.cells import PairedLinear, aligned, both_ways
+from birnn_forecast.nn.cells import PairedLinear
 
 # far enough below 0 to close a gate
 CLOSED = -1e9
 
 
 class Steps(NamedTuple):
-    """What the loop over time returns of each step; the directions side by side, each in its own order of time.
+    """What the loop over time returns of each step; each direction in its own order of time.
 
     Attributes
     ----------
@@ -34,11 +34,11 @@ class Steps(NamedTuple):
         The (decayed) state before the step is read, and the one after it.
     """
 
-    history: Float[Tensor, "time 2 batch components"]
-    cross: Float[Tensor, "time 2 batch components"]
-    combined: Float[Tensor, "time 2 batch components"]
-    before: Float[Tensor, "time 2 batch hidden"]
-    after: Float[Tensor, "time 2 batch hidden"]
+    history: Float[Tensor, "2 time batch components"]
+    cross: Float[Tensor, "2 time batch components"]
+    combined: Float[Tensor, "2 time batch components"]
+    before: Float[Tensor, "2 time batch hidden"]
+    after: Float[Tensor, "2 time batch hidden"]
 
 
 class RITS(nn.Module):
@@ -70,6 +70,7 @@ class RITS(nn.Module):
     """
 
     others: Tensor
+    forget: Tensor
 
     def __init__(self, n_components: int, exogenous_size: int, hidden_size: int):
         super().__init__()
@@ -87,6 +88,8 @@ class RITS(nn.Module):
         self.state = PairedLinear(hidden_size, 4 * hidden_size, bias=False, fan_in=hidden_size)
         self.state_size = self.final_size = 2 * hidden_size
         self.register_buffer("others", 1 - torch.eye(n_components), persistent=False)
+        forget = torch.arange(4 * hidden_size) // hidden_size == 1
+        self.register_buffer("forget", CLOSED * forget, persistent=False)
 
     def forward(
         self,
@@ -96,38 +99,57 @@ class RITS(nn.Module):
         start: Int[Tensor, " batch"],
     ) -> Steps:
         """Return the estimates and states of each step; nothing before a row's `start` reaches what comes later."""
-        hidden = self.state.weight.shape[1]
         values, seen = both_ways(x), both_ways(observed)
         mask = seen.to(x.dtype)
-        known = mask if exogenous is None else torch.cat([mask, both_ways(exogenous)], dim=-1)
-        since = torch.stack([steps_since_others(observed, start), steps_since_others(seen[1], torch.zeros_like(start))])
-        since = since.to(x.dtype)
-        decay = torch.exp(-torch.relu(self.state_decay(since)))
-        gates = self.known(known)
-        # the forward direction starts anew at the first valid step: no state, and no cell
-        begun = torch.arange(x.shape[1], device=x.device) > start[:, None]
-        begun = torch.stack([begun, torch.ones_like(begun)])[..., None]
-        decay = decay * begun
-        forget = gates[..., hidden : 2 * hidden].masked_fill(~begun, CLOSED)
-        gates = torch.cat([gates[..., :hidden], forget, gates[..., 2 * hidden :]], dim=-1)
+        # the backward direction begins with the window's end; the forward one, without state and cell, with its start
+        begun = torch.arange(x.shape[1], device=x.device)[:, None, None] > start[:, None]
+        begun = torch.stack([begun, torch.ones_like(begun)])
+        since = steps_since(seen, begun).to(x.dtype)
+        decay = faded(self.state_decay.bias, since, self.state_decay.weight)
+        if not is_whole(start == 0):
+            decay = decay * begun
+        known = [mask, ~begun] if exogenous is None else [mask, both_ways(exogenous), ~begun]
+        weight = torch.cat([self.known.weight, self.forget.expand(2, 1, -1)], dim=1)
         if self.cross is None or self.share is None:
             share, cross = torch.zeros_like(values), (self.others.expand(2, 1, 1), self.others.expand(2, 1, 1))
         else:
-            weight, bias = self.input_decay
-            input_decay = torch.exp(-torch.relu(since * weight + bias))
+            factor, bias = self.input_decay
+            input_decay = torch.addcmul(-bias, since, -factor).clamp(max=0).exp()
             share = torch.sigmoid(self.share(torch.cat([input_decay, mask], dim=-1)))
             cross = self.cross.weight * self.others, self.cross.bias
-        loop = (a.permute(2, 0, 1, 3).contiguous() for a in (values, seen, decay, share, gates))
-        history = self.history.weight, self.history.bias
-        return steps(*loop, *history, *cross, self.filled.weight, self.state.weight)
+        return steps(
+            *(values, seen, decay, share, torch.cat(known, dim=-1)),
+            *(weight, self.known.bias, self.history.weight, self.history.bias, *cross),
+            *(self.filled.weight, self.state.weight),
+        )
 
 
-def steps_since_others(
-    observed: Bool[Tensor, "batch time components"], start: Int[Tensor, " batch"]
-) -> Int[Tensor, "batch time components"]:
-    """Return the number of steps to the last observation before each step, or to the row's first step."""
-    steps = torch.arange(observed.shape[1], device=observed.device)[None, :, None]
-    return (steps - torch.maximum(neighbours(observed)[0], start[:, None, None])).clamp(min=0)
+def faded(bias: Any, since: Tensor, weight: Tensor) -> Tensor:
+    """Return ``exp(-relu(since @ weight + bias))``."""
+    below = torch.baddbmm(bias, since.flatten(1, 2), weight, beta=-1, alpha=-1)
+    return below.clamp(max=0).exp().unflatten(1, since.shape[1:3])
+
+
+def both_ways(x: Tensor) -> Tensor:
+    """Stack ``(batch, time, ...)`` as it is and with its time reversed, and bring time before the batch."""
+    x = x.transpose(0, 1)
+    return torch.stack([x, x.flip(0)])
+
+
+def in_time(x: Float[Tensor, "2 time batch features"]) -> tuple[Tensor, Tensor]:
+    """Undo :func:`both_ways`: return the forward and the backward part, both in the order of time."""
+    f, b = x.unbind()
+    return f.transpose(0, 1), b.flip(0).transpose(0, 1)
+
+
+def steps_since(
+    observed: Bool[Tensor, "2 time batch components"], begun: Bool[Tensor, "2 time batch 1"]
+) -> Float[Tensor, "2 time batch components"]:
+    """Return the number of steps to the last observation before each step, or to the one before the first `begun`."""
+    since = [torch.zeros(observed[:, 0].shape, device=observed.device)]
+    for seen, on in zip(observed.unbind(1)[:-1], begun.unbind(1)[1:], strict=True):
+        since.append(torch.where(seen, 1.0, since[-1] + 1) * on)
+    return torch.stack(since, dim=1)
 
 
 def steps(*inputs: Any) -> Steps:
@@ -147,11 +169,13 @@ def steps(*inputs: Any) -> Steps:
 
 
 def plain_steps(
-    x: Float[Tensor, "time 2 batch components"],
-    observed: Bool[Tensor, "time 2 batch components"],
-    decay: Float[Tensor, "time 2 batch hidden"],
-    share: Float[Tensor, "time 2 batch components"],
-    gates: Float[Tensor, "time 2 batch gates"],
+    x: Float[Tensor, "2 time batch components"],
+    observed: Bool[Tensor, "2 time batch components"],
+    decay: Float[Tensor, "2 time batch hidden"],
+    share: Float[Tensor, "2 time batch components"],
+    known: Float[Tensor, "2 time batch known"],
+    w_known: Float[Tensor, "2 known gates"],
+    b_known: Float[Tensor, "2 1 gates"],
     w_history: Float[Tensor, "2 hidden components"],
     b_history: Float[Tensor, "2 1 components"],
     w_cross: Float[Tensor, "2 components components"],
@@ -161,21 +185,22 @@ def plain_steps(
 ) -> Steps:
     """Return all steps by torch's own operations.
 
-    `share` weighs the estimate from the other components; `gates` is what they receive from what is known beforehand.
+    `share` weighs the estimate from the other components; `known` is what the gates receive beside values and state.
     """
-    h = c = torch.zeros_like(decay[0])
+    h = c = torch.zeros_like(decay[:, 0])
     found = []
-    for x_t, observed_t, decay_t, share_t, gates_t in zip(x, observed, decay, share, gates, strict=True):
-        before = h * decay_t
-        history = torch.baddbmm(b_history, before, w_history)
-        cross = torch.baddbmm(b_cross, torch.where(observed_t, x_t, history), w_cross)
-        combined = history + share_t * (cross - history)
-        filled = torch.where(observed_t, x_t, combined)
-        i, f, o, candidate = (gates_t + filled @ w_filled + before @ w_state).chunk(4, dim=-1)
+    for t in range(x.shape[1]):
+        before = h * decay[:, t]
+        history = b_history + before @ w_history
+        cross = b_cross + torch.where(observed[:, t], x[:, t], history) @ w_cross
+        combined = history + share[:, t] * (cross - history)
+        filled = torch.where(observed[:, t], x[:, t], combined)
+        gates = b_known + known[:, t] @ w_known + filled @ w_filled + before @ w_state
+        i, f, o, candidate = gates.chunk(4, dim=-1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(candidate)
         h = torch.sigmoid(o) * torch.tanh(c)
         found.append((history, cross, combined, before, h))
-    return Steps(*(torch.stack(one) for one in zip(*found, strict=True)))
+    return Steps(*(torch.stack(one, dim=1) for one in zip(*found, strict=True)))
 
 
 class StepsFunction(torch.autograd.Function):
@@ -183,73 +208,87 @@ class StepsFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Any:
-        x, observed, decay, share, gates, w_history, b_history, w_cross, b_cross, w_filled, w_state = inputs
+        x, observed, decay, share, known, w_known, b_known, w_history, b_history, w_cross, b_cross, w_filled, w_state = (
+            inputs
+        )
         components, hidden = w_history.shape[2], w_history.shape[1]
+        # the estimate from the history and the gates read the same state
         weight = torch.cat([w_history, w_state], dim=2)
-        # estimate from the history, and gates: they read the same state
-        joint = torch.cat([b_history.expand_as(x), gates], dim=-1)
+        joint = torch.baddbmm(
+            torch.cat([b_history, b_known], dim=2),
+            known.flatten(1, 2),
+            pad(w_known, (components, 0)),
+        ).view(*x.shape[:3], -1)
         cross, combined = torch.empty_like(x), torch.empty_like(x)
         first, second = torch.empty_like(x), torch.empty_like(x)  # the input, filled once and again
         before, after, cell, bounded = (torch.empty_like(decay) for _ in range(4))
-        h = c = torch.zeros_like(decay[0])
-        for t in range(len(x)):
-            state = torch.mul(h, decay[t], out=before[t])
-            row = joint[t].baddbmm_(state, weight)
-            history, gate = row[..., :components], row[..., components:]
-            value = torch.where(observed[t], x[t], history, out=first[t])
-            torch.baddbmm(b_cross, value, w_cross, out=cross[t])
-            torch.lerp(history, cross[t], share[t], out=combined[t])
-            value = torch.where(observed[t], x[t], combined[t], out=second[t])
-            gate.baddbmm_(value, w_filled)
-            i, f, o = gate[..., : 3 * hidden].sigmoid_().chunk(3, dim=-1)
-            c = torch.addcmul(f * c, i, gate[..., 3 * hidden :].tanh_(), out=cell[t])
-            h = torch.mul(o, torch.tanh(c, out=bounded[t]), out=after[t])
+        h = c = torch.zeros_like(decay[:, 0])
+        rows = (a.unbind(1) for a in (joint, x, observed, decay, share, cross, combined, first, second, before, after, cell, bounded))
+        for row, x_t, seen, decay_t, share_t, cross_t, combined_t, first_t, second_t, before_t, after_t, cell_t, bounded_t in zip(*rows, strict=True):
+            row.baddbmm_(torch.mul(h, decay_t, out=before_t), weight)
+            history, gates, candidate = row.split([components, 3 * hidden, hidden], dim=-1)
+            torch.baddbmm(b_cross, torch.where(seen, x_t, history, out=first_t), w_cross, out=cross_t)
+            torch.lerp(history, cross_t, share_t, out=combined_t)
+            row[..., components:].baddbmm_(torch.where(seen, x_t, combined_t, out=second_t), w_filled)
+            i, f, o = gates.sigmoid_().chunk(3, dim=-1)
+            c = torch.addcmul(f * c, i, candidate.tanh_(), out=cell_t)
+            h = torch.mul(o, torch.tanh(c, out=bounded_t), out=after_t)
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs, joint, cross, first, second, before, after, cell, bounded)
         return joint[..., :components].clone(), cross, combined, before, after
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        inputs, kept = ctx.saved_tensors[:11], ctx.saved_tensors[11:]
+        inputs, kept = ctx.saved_tensors[:13], ctx.saved_tensors[13:]
+        outputs = kept[1], kept[1], kept[1], kept[4], kept[4]
         if torch.is_grad_enabled():
-            return tuple(twice_differentiable(inputs, grads, ctx.needs_input_grad))
-        x, observed, decay, share, _, w_history, _, w_cross, _, w_filled, w_state = inputs
+            given = [torch.zeros_like(o) if g is None else g for g, o in zip(grads, outputs, strict=True)]
+            return tuple(twice_differentiable(inputs, given, ctx.needs_input_grad))
+        _, observed, decay, share, known, w_known, _, w_history, _, w_cross, _, w_filled, w_state = inputs
         joint, cross, first, second, before, after, cell, bounded = kept
-        d_history, d_cross, d_combined, d_before, d_after = (g.clone() for g in grads)
+        d_history, d_cross, d_combined, d_before, d_after = (
+            torch.zeros_like(o) if g is None else g.clone(memory_format=torch.contiguous_format)
+            for g, o in zip(grads, outputs, strict=True)
+        )
         components, hidden = w_history.shape[2], w_history.shape[1]
-        history, gates = joint[..., :components], joint[..., components:]
+        history, gates = joint.split([components, 4 * hidden], dim=-1)
         i, f, o, n = gates.chunk(4, dim=-1)
-        # of the gates by the cell (the output gate: by the state), and of the state by the cell
-        none = torch.zeros_like(cell[:1])
-        last = torch.cat([none, cell[:-1]])
-        slopes = torch.cat([n * (i - i * i), last * (f - f * f), bounded * (o - o * o), i * (1 - n * n)], dim=-1)
-        slope = o * (1 - bounded * bounded)
-        d_gates, d_x = slopes.new_empty(slopes.shape), torch.empty_like(x)
-        back = torch.cat([w_filled, w_state], dim=1).transpose(1, 2)
-        from_cross, from_history = w_cross.transpose(1, 2), w_history.transpose(1, 2)
-        missing = (~observed).to(x.dtype)
-        d_c = d_h = torch.zeros_like(cell[0])
-        for t in reversed(range(len(x))):
-            d_h = d_after[t].add_(d_h)
-            d_c = torch.addcmul(d_c, d_h, slope[t])
-            d_row = torch.mul(slopes[t], torch.cat([d_c, d_c, d_h, d_c], dim=-1), out=d_gates[t]) @ back
-            d_c = d_c * f[t]
-            d_second, d_state = d_row[..., :components], d_row[..., components:]
-            d_r = d_combined[t].addcmul_(d_second, missing[t])
-            d_q = d_cross[t].addcmul_(d_r, share[t])
-            d_first = torch.matmul(d_q, from_cross, out=d_x[t])
-            d_p = d_history[t].add_(d_r).addcmul_(d_r, share[t], value=-1).addcmul_(d_first, missing[t])
-            d_h = d_before[t].add_(d_state).baddbmm_(d_p, from_history) * decay[t]
+        # slopes of the gates, then their gradients
+        d_gates = torch.addcmul(gates, gates, gates, value=-1)
+        torch.mul(n, n, out=d_gates[..., 3 * hidden :]).neg_().add_(1)
+        slope = o - o * bounded * bounded
+        partner = torch.cat([n, pad(cell[:, :-1], (0, 0, 0, 0, 1, 0)), bounded, i], dim=-1)
+        d_x, missing = torch.empty_like(d_cross), (~observed).to(d_cross.dtype)
+        back = torch.cat([w_filled, w_state], dim=1).transpose(1, 2).contiguous()
+        from_cross, from_history = w_cross.transpose(1, 2).contiguous(), w_history.transpose(1, 2).contiguous()
+        d_c = d_h = torch.zeros_like(cell[:, 0])
+        by_step = (missing, share, decay, f, slope, partner)
+        found = (d_x, d_history, d_cross, d_combined, d_before, d_after, d_gates)
+        rows = zip(*(a.unbind(1) for a in (*by_step, *found)), strict=True)
+        for gap, part, decay_t, f_t, slope_t, partner_t, d_first, d_p, d_q, d_r, d_state, d_out, row in reversed([*rows]):
+            d_h = d_out.add_(d_h)
+            d_c = torch.addcmul(d_c, d_h, slope_t)
+            row.mul_(partner_t).mul_(torch.cat([d_c, d_c, d_h, d_c], dim=-1))
+            d_second, from_gates = (row @ back).split([components, hidden], dim=-1)
+            d_c = d_c * f_t
+            d_q.addcmul_(d_r.addcmul_(d_second, gap), part)
+            torch.bmm(d_q, from_cross, out=d_first)
+            d_p.add_(d_r).addcmul_(d_r, part, value=-1).addcmul_(d_first, gap)
+            d_h = d_state.add_(from_gates).baddbmm_(d_p, from_history) * decay_t
             d_first.add_(d_second)
-        d_decay = d_before * torch.cat([none, after[:-1]])
-        d_share = d_combined * (cross - history)
+        d_decay = d_before * pad(after[:, :-1], (0, 0, 0, 0, 1, 0))
+        d_share = (cross - history).mul_(d_combined)
+        d_known = d_gates @ w_known.transpose(1, 2)[:, None] if ctx.needs_input_grad[4] else None
 
         def product(a: Tensor, b: Tensor) -> Tensor:
-            return a.transpose(0, 1).flatten(1, 2).transpose(1, 2) @ b.transpose(0, 1).flatten(1, 2)
+            return a.flatten(1, 2).transpose(1, 2) @ b.flatten(1, 2)
+
+        def total(a: Tensor) -> Tensor:
+            return a.sum(dim=(1, 2))[:, None]
 
         return (
-            d_x.masked_fill_(~observed, 0.0), None, d_decay, d_share, d_gates,
-            product(before, d_history), d_history.sum(dim=(0, 2))[:, None],
-            product(first, d_cross), d_cross.sum(dim=(0, 2))[:, None],
+            d_x.mul_(observed), None, d_decay, d_share, d_known, product(known, d_gates), total(d_gates),
+            product(before, d_history), total(d_history), product(first, d_cross), total(d_cross),
             product(second, d_gates), product(before, d_gates),
         )  # fmt: skip
 
@@ -262,8 +301,3 @@ def twice_differentiable(inputs: Any, grads: Any, needed: Any) -> list[Tensor | 
     for i, gradient in zip(wanted, found, strict=True):
         results[i] = gradient
     return results
-
-
-def in_time(x: Float[Tensor, "time 2 batch features"]) -> tuple[Tensor, Tensor]:
-    """Return the forward and the backward part, ``(batch, time, features)``, both in the order of time."""
-    return aligned(x.permute(1, 2, 0, 3))
