@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from benchmarks.models.pypots_imputers import library, silent
@@ -57,9 +56,7 @@ def copy_weights(ours: RITS, theirs: Any) -> None:
             put(ours.state, gates(cell.weight_hh))
 
 
-def errors(
-    estimates: Sequence[Float[Tensor, "2 time batch components"]], x: Tensor, mask: Tensor
-) -> Float[Tensor, "estimates 2"]:
+def errors(estimates: Sequence[Tensor], x: Tensor, mask: Tensor) -> Tensor:
     """Return the mean absolute errors over the observed values of each step, averaged over steps, as PyPOTS has it."""
     off = ((torch.stack([*estimates]) - x).abs() * mask).sum(dim=(-1, -2))
     return (off / (mask.sum(dim=(-1, -2)) + 1e-12)).mean(dim=-1)
@@ -134,13 +131,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    print(f"batch {BATCH}, hidden {HIDDEN}\nfeatures length   PyPOTS, ms   ours, ms   ratio   differences of estimates, gradients")
+    print(f"batch {BATCH}, hidden {HIDDEN}")
+    print(f"{'features':>8}{'length':>7}{'PyPOTS, ms':>12}{'ours, ms':>10}{'ratio':>7}  off by (estimates, gradients)")
     for features, length in zip(args.features, args.length, strict=True):
         peer, ours, estimates, slopes = compare(features, length, args.repeats)
-        print(
-            f"{features:8}{length:7}{1e3 * peer:13.1f}{1e3 * ours:11.1f}{peer / ours:8.2f}   {estimates:.1e}, {slopes:.1e}",
-            flush=True,
-        )
+        times = f"{1e3 * peer:12.1f}{1e3 * ours:10.1f}{peer / ours:7.2f}"
+        print(f"{features:8}{length:7}{times}  {estimates:.1e}, {slopes:.1e}", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,4 +4,13 @@ from birnn_forecast.models import BiGRUModel, BiLSTMModel, BiRNNModel, BRITSMode
 
 __version__ = "0.1.0"
 
-__all__ = ["BiGRUModel", "BiLSTMModel", "BiRNNModel", "BRITSModel", "CNNBiLSTMModel", "GRINModel", "URNNModel", "__version__"]
+__all__ = [
+    "BRITSModel",
+    "BiGRUModel",
+    "BiLSTMModel",
+    "BiRNNModel",
+    "CNNBiLSTMModel",
+    "GRINModel",
+    "URNNModel",
+    "__version__",
+]

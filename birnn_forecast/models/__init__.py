@@ -6,4 +6,4 @@ from birnn_forecast.models.cnn_bilstm import CNNBiLSTMModel
 from birnn_forecast.models.grin import GRINModel
 from birnn_forecast.models.urnn import URNNModel
 
-__all__ = ["BiGRUModel", "BiLSTMModel", "BiRNNModel", "BRITSModel", "CNNBiLSTMModel", "GRINModel", "URNNModel"]
+__all__ = ["BRITSModel", "BiGRUModel", "BiLSTMModel", "BiRNNModel", "CNNBiLSTMModel", "GRINModel", "URNNModel"]

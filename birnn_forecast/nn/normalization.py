@@ -34,9 +34,7 @@ class InstanceNorm(nn.Module):
         y = (x - statistics.mean) / statistics.scale
         return y * self.affine_weight + self.affine_bias if self.affine else y
 
-    def _normalised(
-        self, x: Tensor, observed: Tensor, mean: Tensor, scale: Tensor
-    ) -> tuple[Tensor, WindowStatistics]:
+    def _normalised(self, x: Tensor, observed: Tensor, mean: Tensor, scale: Tensor) -> tuple[Tensor, WindowStatistics]:
         """Return the window in its own unit, 0 where missing, and its statistics, which have no gradient."""
         statistics = WindowStatistics(mean.detach(), scale.detach())
         return fill(self.normalise(fill(x, observed, 0.0), statistics), observed, 0.0), statistics

@@ -155,10 +155,7 @@ def steps_since(
 def steps(*inputs: Any) -> Steps:
     """Run the loop over time: in one operation with a gradient of its own, or as :func:`plain_steps` where asked."""
     plain = (
-        recurrence.use.mode == "torch"
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or is_transformed()
+        recurrence.use.mode == "torch" or torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed()
     )
     if plain:
         return plain_steps(*inputs)
@@ -208,37 +205,32 @@ class StepsFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Any:
-        x, observed, decay, share, known, w_known, b_known, w_history, b_history, w_cross, b_cross, w_filled, w_state = (
-            inputs
-        )
+        x, observed, decay, share, known, w_known, b_known, w_history, b_history, *rest = inputs
+        w_cross, b_cross, w_filled, w_state = rest
         components, hidden = w_history.shape[2], w_history.shape[1]
         # the estimate from the history and the gates read the same state
-        weight = torch.cat([w_history, w_state], dim=2)
-        joint = torch.baddbmm(
-            torch.cat([b_history, b_known], dim=2),
-            known.flatten(1, 2),
-            pad(w_known, (components, 0)),
-        ).view(*x.shape[:3], -1)
-        cross, combined = torch.empty_like(x), torch.empty_like(x)
-        first, second = torch.empty_like(x), torch.empty_like(x)  # the input, filled once and again
-        before, after, cell, bounded = (torch.empty_like(decay) for _ in range(4))
+        weight, bias = torch.cat([w_history, w_state], dim=2), torch.cat([b_history, b_known], dim=2)
+        joint = torch.baddbmm(bias, known.flatten(1, 2), pad(w_known, (components, 0))).view(*x.shape[:3], -1)
+        first, cross, combined, second = (torch.empty_like(x) for _ in range(4))  # input, filled once and again
+        before, cell, bounded, after = (torch.empty_like(decay) for _ in range(4))
         h = c = torch.zeros_like(decay[:, 0])
-        rows = (a.unbind(1) for a in (joint, x, observed, decay, share, cross, combined, first, second, before, after, cell, bounded))
-        for row, x_t, seen, decay_t, share_t, cross_t, combined_t, first_t, second_t, before_t, after_t, cell_t, bounded_t in zip(*rows, strict=True):
-            row.baddbmm_(torch.mul(h, decay_t, out=before_t), weight)
-            history, gates, candidate = row.split([components, 3 * hidden, hidden], dim=-1)
-            torch.baddbmm(b_cross, torch.where(seen, x_t, history, out=first_t), w_cross, out=cross_t)
-            torch.lerp(history, cross_t, share_t, out=combined_t)
-            row[..., components:].baddbmm_(torch.where(seen, x_t, combined_t, out=second_t), w_filled)
+        columns = (x, observed, decay, share, joint, first, cross, combined, second, before, cell, bounded, after)
+        for step in zip(*(column.unbind(1) for column in columns), strict=True):
+            x_t, seen, fade, part, row, once, q, r, again, state, c_out, level, h_out = step
+            row.baddbmm_(torch.mul(h, fade, out=state), weight)
+            p, gates, candidate = row.split([components, 3 * hidden, hidden], dim=-1)
+            torch.baddbmm(b_cross, torch.where(seen, x_t, p, out=once), w_cross, out=q)
+            torch.lerp(p, q, part, out=r)
+            row[..., components:].baddbmm_(torch.where(seen, x_t, r, out=again), w_filled)
             i, f, o = gates.sigmoid_().chunk(3, dim=-1)
-            c = torch.addcmul(f * c, i, candidate.tanh_(), out=cell_t)
-            h = torch.mul(o, torch.tanh(c, out=bounded_t), out=after_t)
+            c = torch.addcmul(f * c, i, candidate.tanh_(), out=c_out)
+            h = torch.mul(o, torch.tanh(c, out=level), out=h_out)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs, joint, cross, first, second, before, after, cell, bounded)
         return joint[..., :components].clone(), cross, combined, before, after
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
         inputs, kept = ctx.saved_tensors[:13], ctx.saved_tensors[13:]
         outputs = kept[1], kept[1], kept[1], kept[4], kept[4]
         if torch.is_grad_enabled():
@@ -262,20 +254,22 @@ class StepsFunction(torch.autograd.Function):
         back = torch.cat([w_filled, w_state], dim=1).transpose(1, 2).contiguous()
         from_cross, from_history = w_cross.transpose(1, 2).contiguous(), w_history.transpose(1, 2).contiguous()
         d_c = d_h = torch.zeros_like(cell[:, 0])
-        by_step = (missing, share, decay, f, slope, partner)
-        found = (d_x, d_history, d_cross, d_combined, d_before, d_after, d_gates)
-        rows = zip(*(a.unbind(1) for a in (*by_step, *found)), strict=True)
-        for gap, part, decay_t, f_t, slope_t, partner_t, d_first, d_p, d_q, d_r, d_state, d_out, row in reversed([*rows]):
+        columns = (missing, share, decay, f, slope, partner)
+        d_columns = (d_x, d_history, d_cross, d_combined, d_before, d_after, d_gates)
+        rows = zip(*(column.unbind(1) for column in (*columns, *d_columns)), strict=True)
+        for gap, part, fade, forget, slope_t, partner_t, d_once, d_p, d_q, d_r, d_state, d_out, row in reversed(
+            [*rows]
+        ):
             d_h = d_out.add_(d_h)
             d_c = torch.addcmul(d_c, d_h, slope_t)
             row.mul_(partner_t).mul_(torch.cat([d_c, d_c, d_h, d_c], dim=-1))
-            d_second, from_gates = (row @ back).split([components, hidden], dim=-1)
-            d_c = d_c * f_t
-            d_q.addcmul_(d_r.addcmul_(d_second, gap), part)
-            torch.bmm(d_q, from_cross, out=d_first)
-            d_p.add_(d_r).addcmul_(d_r, part, value=-1).addcmul_(d_first, gap)
-            d_h = d_state.add_(from_gates).baddbmm_(d_p, from_history) * decay_t
-            d_first.add_(d_second)
+            d_again, from_gates = (row @ back).split([components, hidden], dim=-1)
+            d_c = d_c * forget
+            d_q.addcmul_(d_r.addcmul_(d_again, gap), part)
+            torch.bmm(d_q, from_cross, out=d_once)
+            d_p.add_(d_r).addcmul_(d_r, part, value=-1).addcmul_(d_once, gap)
+            d_h = d_state.add_(from_gates).baddbmm_(d_p, from_history) * fade
+            d_once.add_(d_again)
         d_decay = d_before * pad(after[:, :-1], (0, 0, 0, 0, 1, 0))
         d_share = (cross - history).mul_(d_combined)
         d_known = d_gates @ w_known.transpose(1, 2)[:, None] if ctx.needs_input_grad[4] else None

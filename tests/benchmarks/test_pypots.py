@@ -48,6 +48,16 @@ def test_training_ends_with_the_seconds():
     assert answer.fit_seconds < 2
 
 
+@needs_pypots
+@pytest.mark.slow
+def test_our_brits_has_the_estimates_and_gradients_of_theirs():
+    from benchmarks.speed_brits import compare
+
+    *_, estimates, gradients = compare(5, 7, repeats=1)
+    assert estimates < 1e-5
+    assert gradients < 1e-5
+
+
 @pytest.mark.parametrize("missing", ["tsdb", "pypots.imputation"])
 def test_without_pypots_the_row_says_what_to_install(missing, monkeypatch, tmp_path, made_up):
     monkeypatch.setitem(sys.modules, missing, None)
