@@ -257,9 +257,8 @@ class StepsFunction(torch.autograd.Function):
         columns = (missing, share, decay, f, slope, partner)
         d_columns = (d_x, d_history, d_cross, d_combined, d_before, d_after, d_gates)
         rows = zip(*(column.unbind(1) for column in (*columns, *d_columns)), strict=True)
-        for gap, part, fade, forget, slope_t, partner_t, d_once, d_p, d_q, d_r, d_state, d_out, row in reversed(
-            [*rows]
-        ):
+        for step in reversed([*rows]):
+            gap, part, fade, forget, slope_t, partner_t, d_once, d_p, d_q, d_r, d_state, d_out, row = step
             d_h = d_out.add_(d_h)
             d_c = torch.addcmul(d_c, d_h, slope_t)
             row.mul_(partner_t).mul_(torch.cat([d_c, d_c, d_h, d_c], dim=-1))
