@@ -1,16 +1,19 @@
 """The contenders: ``MODELS`` by name, and those that each suite runs unless told otherwise."""
 
 from benchmarks.interface import Model
-from benchmarks.models import imputers, nets, ours, pypots_imputers, statistical
+from benchmarks.models import imputers, nets, our_imputers, ours, pypots_imputers, statistical
 
 MODELS: dict[str, Model] = {}
-for group in (statistical.MODELS, ours.MODELS, nets.MODELS, imputers.MODELS, pypots_imputers.MODELS):
+groups = (statistical, ours, nets, imputers, our_imputers, pypots_imputers)
+for group in (module.MODELS for module in groups):
     if twice := MODELS.keys() & group.keys():
         raise ImportError(f"Two models have the same name: {twice}.")
     MODELS |= group
 
 _NETS = [name for group in (ours.MODELS, nets.MODELS) for name, model in group.items() if model.family != "extra"]
-_IMPUTERS = [name for name, model in imputers.MODELS.items() if model.family != "extra"]
+_IMPUTERS = [
+    name for module in (imputers, our_imputers) for name, model in module.MODELS.items() if model.family != "extra"
+]
 
 SUITE_MODELS: dict[str, list[str]] = {
     "smoke": [
