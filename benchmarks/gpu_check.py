@@ -25,11 +25,11 @@ from darts.models import BlockRNNModel
 from darts.utils.data.torch_datasets.utils import ModuleStage, PLModuleInput
 
 import birnn_forecast
-from birnn_forecast import BiGRUModel, BiLSTMModel, BiRNNModel, CNNBiLSTMModel, GRINModel, URNNModel
+from birnn_forecast import BiGRUModel, BiLSTMModel, BiRNNModel, BRITSModel, CNNBiLSTMModel, GRINModel, URNNModel
 from birnn_forecast.training import trainer_kwargs
 
 MODELS: dict[str, Any] = {
-    cls.__name__: cls for cls in (BiRNNModel, BiGRUModel, BiLSTMModel, CNNBiLSTMModel, URNNModel, GRINModel)
+    cls.__name__: cls for cls in (BiRNNModel, BiGRUModel, BiLSTMModel, CNNBiLSTMModel, URNNModel, BRITSModel, GRINModel)
 }
 PEER = "Darts BlockRNNModel GRU"
 # of a series around 100 with standard deviation 7, in float32

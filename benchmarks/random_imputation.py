@@ -20,10 +20,10 @@ from darts import TimeSeries
 from darts.utils.likelihood_models import CauchyLikelihood, GaussianLikelihood, PoissonLikelihood, QuantileRegression
 
 from benchmarks.quiet import QUIET_TRAINER
-from birnn_forecast import BiGRUModel, BiLSTMModel, BiRNNModel, CNNBiLSTMModel, GRINModel, URNNModel
+from birnn_forecast import BiGRUModel, BiLSTMModel, BiRNNModel, BRITSModel, CNNBiLSTMModel, GRINModel, URNNModel
 
 # the last one has most options
-MODELS = (BiRNNModel, BiGRUModel, BiLSTMModel, CNNBiLSTMModel, URNNModel, *[GRINModel] * 3)
+MODELS = (BiRNNModel, BiGRUModel, BiLSTMModel, CNNBiLSTMModel, URNNModel, *[BRITSModel] * 2, *[GRINModel] * 3)
 POOL = 64
 LIKELIHOODS = {
     "quantiles": lambda: QuantileRegression([0.1, 0.5, 0.9]),
@@ -141,6 +141,8 @@ def fit_one(seed: int) -> Fitted:
         "season_length": int(rng.integers(1, window + 1)) if rng.random() < 0.4 else None,
         "use_reversible_instance_norm": [True, True, False, {"affine": True}, {"affine": False}][rng.integers(5)],
     }
+    if cls is BRITSModel:
+        del options["n_rnn_layers"]
     if cls is GRINModel:
         ring = [[float(abs(i - j) == 1) for j in range(components)] for i in range(components)]
         options |= {

@@ -41,6 +41,13 @@ class LeanTraining(Base):
     _read_in_every_step = True
     _kept_back: dict[str, tuple[Any, dict[str, Any]]]
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; the name of the hook that runs, set some forty times a step, is no parameter or module."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def on_train_start(self) -> None:
         """Find out who reads what steps log."""
         super().on_train_start()
