@@ -25,7 +25,9 @@ from darts.models import BlockRNNModel
 from darts.utils.data.torch_datasets.utils import ModuleStage, PLModuleInput
 
 import birnn_forecast
+from benchmarks import speed_windows
 from birnn_forecast import BiGRUModel, BiLSTMModel, BiRNNModel, BRITSModel, CNNBiLSTMModel, GRINModel, URNNModel
+from birnn_forecast.data import shards
 from birnn_forecast.training import trainer_kwargs
 
 MODELS: dict[str, Any] = {
@@ -35,6 +37,8 @@ PEER = "Darts BlockRNNModel GRU"
 # of a series around 100 with standard deviation 7, in float32
 TOLERANCE = 1e-3
 INPUT, OUTPUT, HIDDEN = 96, 24, 64
+FIT_STEPS = 100
+QUIET_LOGGING = {"logger": False, "enable_checkpointing": False}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = trainer_kwargs(args.device)["accelerator"]
     checks, failures = check_table(device)
     timings = timing_table(device, args.batch_sizes, args.repeats or (5 if device == "cpu" else 50))
-    report = "\n".join([*header(device), "", *checks, "", *timings]) + "\n"
+    fits = fit_table(device, args.batch_sizes, min(args.repeats or 3, 3))
+    report = "\n".join([*header(device), "", *checks, "", *timings, "", *fits]) + "\n"
     print(report, end="")
     if args.out:
         args.out.write_text(report, encoding="utf-8")
@@ -90,6 +95,8 @@ def check_table(device: str) -> tuple[list[str], int]:
         "bf16-mixed fit, predict and impute with gaps": lambda cls, device: fit_with_gaps(cls, device, "bf16-mixed"),
         f"saved on {device}, loaded on cpu: largest difference of forecasts and imputations "
         f"(tolerance {TOLERANCE:g})": compare_with_cpu,
+        "series kept on the device, largest difference of weights from those fitted without": compare_with_host,
+        "`tbptt_length` with dropout, slope of the loss over its gradient": slope_in_segments,
     }
     rows = [[name, *(attempt(check, cls, device) for check in checks.values())] for name, cls in MODELS.items()]
     failures = sum(cell.startswith("FAILED") for row in rows for cell in row)
@@ -138,6 +145,52 @@ def compare_with_cpu(cls: Any, device: str) -> str:
     return f"{difference:.2g}"
 
 
+def compare_with_host(cls: Any, device: str) -> str:
+    """Fit with batches cut where the series are kept on the device, and cut on the host."""
+    weights = []
+    kept, before = set[str](), set(shards.KEPT_ON)
+    try:
+        for kept in ({device}, set[str]()):
+            shards.KEPT_ON.clear()
+            shards.KEPT_ON.update(kept)
+            torch.manual_seed(0)
+            weights.append([*fitted(cls, series_with_gaps(), device, "32-true").model.cpu().parameters()])
+    finally:
+        shards.KEPT_ON.clear()
+        shards.KEPT_ON.update(before)
+    difference = max(float((a - b).abs().max()) for a, b in zip(*weights, strict=True))
+    if not difference <= TOLERANCE:
+        raise ArithmeticError(f"weights differ by {difference:.2g}")
+    return f"{difference:.2g}"
+
+
+def slope_in_segments(cls: Any, device: str) -> str:
+    """Compare the gradient of what no truncation cuts with a slope: both must drop the same units."""
+    if "tbptt_length" not in cls.__signature__.parameters:
+        return "not offered"
+    series = series_with_gaps().astype(np.float64)
+    options = {"tbptt_length": 7, "dropout": 0.3, "n_rnn_layers": 2}
+    network = fitted(cls, series, device, "64-true", **options).model.to(device).train()
+    x = torch.tensor(series.values()[:24].T[:, :, None], device=device)
+    weight = network.network.step_head.output.weight
+
+    def loss() -> torch.Tensor:
+        torch.manual_seed(0)
+        return network.estimate(PLModuleInput(past_target=x), torch.isfinite(x)).square().mean()
+
+    (gradient,) = torch.autograd.grad(loss(), weight)
+    step = 1e-6 * gradient / gradient.norm()
+    values = []
+    for sign in (1, -1):
+        weight.data.add_(sign * step)
+        values.append(float(loss().detach()))
+        weight.data.sub_(sign * step)
+    ratio = (values[0] - values[1]) / float(2e-6 * gradient.norm())
+    if not abs(ratio - 1) < TOLERANCE:
+        raise ArithmeticError(f"the slope is {ratio:.3f} of the gradient")
+    return f"{ratio:.4f}"
+
+
 def series_with_gaps(length: int = 120) -> TimeSeries:
     """Return a season of 12 around 100, a tenth of it missing."""
     rng = np.random.default_rng(0)
@@ -147,9 +200,9 @@ def series_with_gaps(length: int = 120) -> TimeSeries:
     return TimeSeries.from_times_and_values(times, values.astype(np.float32))
 
 
-def fitted(cls: Any, series: TimeSeries, device: str, precision: str) -> Any:
+def fitted(cls: Any, series: TimeSeries, device: str, precision: str, **options: Any) -> Any:
     # the fast learning rate moves the network's part away from its zero start
-    params = {"optimizer_kwargs": {"lr": 1e-2}, "n_epochs": 1, "random_state": 0}
+    params = {"optimizer_kwargs": {"lr": 1e-2}, "n_epochs": 1, "random_state": 0} | options
     return cls(24, 6, pl_trainer_kwargs=preset(device, precision), **params).fit(series)
 
 
@@ -178,6 +231,45 @@ def timing_table(device: str, batch_sizes: Sequence[int], repeats: int) -> list[
     )
     columns = ["batch size", "model", "ms a step", "windows a second", "time against BlockRNNModel"]
     return [note, "", *table(columns, rows)]
+
+
+def fit_table(device: str, batch_sizes: Sequence[int], repeats: int) -> list[str]:
+    """Return a row per batch size: a step of a whole fit, Darts' and ours, and how busy the device is."""
+    rows = []
+    for batch_size in batch_sizes:
+        series = speed_windows.make(INPUT + OUTPUT - 1 + batch_size * FIT_STEPS)
+        options = {"input_chunk_length": INPUT, "output_chunk_length": OUTPUT, "hidden_dim": HIDDEN}
+        options |= {"batch_size": batch_size, "pl_trainer_kwargs": preset(device, "32-true") | QUIET_LOGGING}
+        seconds: tuple[list[float], list[float]] = ([], [])
+        for _ in range(repeats + 1):
+            for model, own in zip(speed_windows.models(**options), seconds, strict=True):
+                start = time.perf_counter()
+                model.fit(series)
+                synchronize(device)
+                own.append(time.perf_counter() - start)
+        darts, ours = (1e3 * float(np.median(own[1:])) / FIT_STEPS for own in seconds)
+        busy = busy_share(lambda options=options, series=series: speed_windows.models(**options)[1].fit(series), device)
+        rows.append([str(batch_size), f"{darts:.2f}", f"{ours:.2f}", f"{darts / ours:.2f}", busy])
+    note = (
+        f"A whole fit of `BiGRUModel(bidirectional=False, imputation_weight=0)`, one epoch of {FIT_STEPS} steps on one "
+        f"series, against `BlockRNNModel` GRU; input {INPUT}, output {OUTPUT}, hidden {HIDDEN}."
+    )
+    columns = ["batch size", "Darts, ms a step", "ours, ms a step", "Darts / ours", "time that the device computes"]
+    return [note, "", *table(columns, rows)]
+
+
+def busy_share(run: Callable[[], Any], device: str) -> str:
+    """Return which part of the time of `run` the device spends in kernels, as its profiler has it."""
+    if device != "cuda":
+        return "-"
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        start = time.perf_counter()
+        run()
+        synchronize(device)
+        wall = time.perf_counter() - start
+    return f"{1e-6 * sum(event.self_device_time_total for event in found.key_averages()) / wall:.0%}"
 
 
 def module(cls: Any, device: str, **params: Any) -> torch.nn.Module:

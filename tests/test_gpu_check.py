@@ -8,6 +8,7 @@ def test_report_on_a_cpu(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_check, "INPUT", 8)
     monkeypatch.setattr(gpu_check, "OUTPUT", 2)
     monkeypatch.setattr(gpu_check, "HIDDEN", 4)
+    monkeypatch.setattr(gpu_check, "FIT_STEPS", 2)
     out = tmp_path / "report.md"
     assert gpu_check.main(["--device", "cpu", "--batch-sizes", "3", "--repeats", "1", "--out", str(out)]) == 0
     report = capsys.readouterr().out
@@ -15,7 +16,10 @@ def test_report_on_a_cpu(capsys, tmp_path, monkeypatch):
     assert report.startswith("# Models on cpu")
     assert torch.__version__ in report
     for name in gpu_check.MODELS:
-        assert f"| {name} | finite | finite | 0 |" in report
+        segments = "not offered" if name in ("BRITSModel", "GRINModel") else "1.0000"
+        assert f"| {name} | finite | finite | 0 | 0 | {segments} |" in report
+    assert report.splitlines()[-1].startswith("| 3 | ")
+    assert report.splitlines()[-1].endswith(" | - |")
     for name in (gpu_check.PEER, *gpu_check.MODELS):
         assert f"| 3 | {name} |" in report
 
@@ -24,10 +28,11 @@ def test_failed_checks_are_shown_and_counted(monkeypatch, capsys):
     def broken(*args, **kwargs):
         raise RuntimeError("no | memory\nleft")
 
+    broken.__signature__ = gpu_check.BiGRUModel.__signature__
     monkeypatch.setattr(gpu_check, "MODELS", {"Broken": broken})
     rows, failures = gpu_check.check_table("cpu")
-    assert failures == 3
-    assert rows[-1] == "| Broken |" + " FAILED: RuntimeError: no / memory |" * 3
+    assert failures == 5
+    assert rows[-1] == "| Broken |" + " FAILED: RuntimeError: no / memory |" * 5
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -49,3 +54,26 @@ def test_missing_device_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="`accelerator` must be a device of this machine"):
         gpu_check.main(["--device", "cuda"])
+
+
+def test_segments_that_drop_other_units_the_second_time_fail(monkeypatch):
+    from birnn_forecast.nn import recurrent
+
+    monkeypatch.setattr(recurrent, "dropped", lambda dropout, x, seed: dropout(x))
+    with pytest.raises(ArithmeticError, match="of the gradient"):
+        gpu_check.slope_in_segments(gpu_check.BiGRUModel, "cpu")
+
+
+def test_series_on_the_device_that_give_other_batches_fail(monkeypatch):
+    from birnn_forecast.data.batches import _Stack
+
+    keep_on = _Stack.keep_on
+
+    def wrong(self, device):
+        keep_on(self, device)
+        if self.tensor is not None:
+            self.tensor = self.tensor.clone().flip(0)
+
+    monkeypatch.setattr(_Stack, "keep_on", wrong)
+    with pytest.raises(ArithmeticError, match="weights differ"):
+        gpu_check.compare_with_host(gpu_check.BiGRUModel, "cpu")
