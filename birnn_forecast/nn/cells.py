@@ -1,11 +1,13 @@
 """Recurrences that feed their own estimates back: what is missing at a step is filled by the network itself."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn.functional import prelu
 
 from birnn_forecast.masks import neighbours
 from birnn_forecast.nn.graph import Diffusion
@@ -31,7 +33,7 @@ class FeedbackOutput(NamedTuple):
 
 
 class PairedLinear(nn.Module):
-    """Two linear maps side by side, one for each direction, in one product.
+    """Two linear maps side by side, one for each direction; :func:`paired` applies them in one product.
 
     Initialised as ``nn.Linear``; `fan_in` is the number of inputs of the map that this one is a part of.
     """
@@ -40,12 +42,16 @@ class PairedLinear(nn.Module):
         super().__init__()
         bound = 1 / math.sqrt(fan_in or input_size)
         self.weight = nn.Parameter(torch.empty(2, input_size, output_size).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(2, 1, output_size).uniform_(-bound, bound)) if bias else None
+        self.bias: Any = nn.Parameter(torch.empty(2, 1, output_size).uniform_(-bound, bound)) if bias else None
 
-    def forward(self, x: Float[Tensor, "2 batch nodes features"]) -> Float[Tensor, "2 batch nodes output"]:
-        rows = x.flatten(1, 2)
-        mapped = rows @ self.weight if self.bias is None else torch.baddbmm(self.bias, rows, self.weight)
-        return mapped.unflatten(1, x.shape[1:3])
+
+def paired(
+    x: Float[Tensor, "2 batch nodes features"],
+    weight: Float[Tensor, "2 features output"],
+    added: Float[Tensor, "2 batch nodes output"],
+) -> Float[Tensor, "2 batch nodes output"]:
+    """Return ``added + x weight`` of each direction."""
+    return torch.baddbmm(added.flatten(1, 2), x.flatten(1, 2), weight).unflatten(1, x.shape[1:3])
 
 
 class DiffusionGRU(nn.Module):
@@ -62,18 +68,38 @@ class DiffusionGRU(nn.Module):
         self.gates = PairedLinear(n_terms * hidden_size, 2 * hidden_size, bias=False, fan_in=fan_in)
         self.candidate = PairedLinear(n_terms * hidden_size, hidden_size, bias=False, fan_in=fan_in)
 
+    def input_weights(self) -> Sequence[Float[Tensor, "2 inputs hidden"]]:
+        """Return ``[V; b]`` of the reset gate, the update gate and the candidate."""
+        return torch.cat([self.input.weight, self.input.bias], dim=1).chunk(3, dim=-1)
+
     def forward(
         self,
-        diffused: Float[Tensor, "2 batch nodes features"],
+        diffused: Float[Tensor, "2 batch nodes inputs"],
+        weights: Sequence[Float[Tensor, "2 inputs hidden"]],
         h: Float[Tensor, "2 batch nodes hidden"],
+        gates: Sequence[Float[Tensor, "2 batch nodes hidden"]],
         diffusion: Diffusion,
     ) -> Float[Tensor, "2 batch nodes hidden"]:
-        """Return the next state; `diffused` is ``D v``, of which the caller knows a part before the loop."""
-        hidden = h.shape[-1]
-        gates, candidate = self.input(diffused).split([2 * hidden, hidden], dim=-1)
-        reset, update = torch.sigmoid(gates + self.gates(diffusion(h))).chunk(2, dim=-1)
-        candidate = torch.tanh(candidate + self.candidate(diffusion(reset * h)))
-        return candidate + update * (h - candidate)
+        """Return the next state.
+
+        Parameters
+        ----------
+        diffused
+            ``[D v; 1]``, of which the caller knows a part before the loop.
+        weights
+            Those of :meth:`input_weights`.
+        h
+            The state.
+        gates
+            The reset's and the update's part of ``W_g D h``, which the caller may read together with more.
+        diffusion
+            ``D``.
+        """
+        reset, update = (
+            paired(diffused, weight, gate).sigmoid_() for weight, gate in zip(weights[:2], gates, strict=True)
+        )
+        candidate = paired(diffused, weights[2], diffusion.linear(reset * h, self.candidate.weight)).tanh_()
+        return torch.lerp(candidate.to(h.dtype), h, update.to(h.dtype))
 
 
 class FeedbackGRIN(nn.Module):
@@ -167,18 +193,18 @@ class FeedbackGRIN(nn.Module):
         """Return the estimates of every step and node; what `x` holds where it is not observed is not read."""
         mask = observed[..., None].to(x.dtype)
         context = mask if exogenous is None else torch.cat([mask, exogenous], dim=-1)
-        estimates, states = self.scan(
+        estimates, forward, backward = self.scan(
             both_ways(x[..., None]), both_ways(observed[..., None]), both_ways(context), adjacency
         )
-        f, b = aligned(states)
-        if self.cross_gate is not None:
-            f, b = self.cross_gate(f, b, torch.cat([mask, log_distances(observed).to(x.dtype)], dim=-1))
-        states = torch.cat([f, b], dim=-1)
-        inputs = [states, mask]
-        if self.embedding is not None:
-            inputs.append(self.embedding.expand(*x.shape, -1))
-        output = self.output(torch.cat(inputs, dim=-1))
-        return FeedbackOutput(output, states, torch.cat([e.movedim(-1, 0) for e in aligned(estimates)]))
+        seen = mask if self.cross_gate is None else torch.cat([mask, log_distances(observed).to(x.dtype)], dim=-1)
+        own = [] if self.embedding is None else [self.embedding.expand(len(x), -1, -1)]
+        steps = []
+        for f, b, seen_t in zip(forward, reversed(backward), seen.unbind(1), strict=True):
+            pair = (f, b) if self.cross_gate is None else self.cross_gate(f, b, seen_t)
+            steps.append(torch.cat([*pair, seen_t[..., :1], *own], dim=-1))
+        inputs = torch.stack(steps, dim=1)  # the states are a view of it: they are large
+        estimates = torch.cat([e.movedim(-1, 0) for e in aligned(estimates)])
+        return FeedbackOutput(self.output(inputs), inputs[..., : self.state_size], estimates)
 
     def scan(
         self,
@@ -186,32 +212,76 @@ class FeedbackGRIN(nn.Module):
         observed: Bool[Tensor, "2 batch time nodes 1"],
         context: Float[Tensor, "2 batch time nodes context"],
         adjacency: Float[Tensor, "nodes nodes"],
-    ) -> tuple[Float[Tensor, "2 batch time nodes 2"], Float[Tensor, "2 batch time nodes state"]]:
-        """Return both estimates and the representation of each step, each direction in its own order of time."""
+    ) -> tuple[Float[Tensor, "2 batch time nodes 2"], list[Tensor], list[Tensor]]:
+        """Return both estimates, and the representations ``(batch, nodes, 2 * hidden)`` of each step.
+
+        Each direction is in its own order of time.
+        """
         _, batch, _, nodes, _ = x.shape
         near, far = Diffusion(adjacency), Diffusion(adjacency, self.kernel_size, own=True)
         h = [start.expand(2, batch, nodes, -1) for start in self.start]
+        layers: list[Any] = list(self.layers)
+        size = h[0].shape[-1]
+        heard_weight, sent_weight = self.folded()
+        # what the last layer's state says, to the second estimate and to the gates
+        said_weight = torch.cat([heard_weight, layers[-1].gates.weight], dim=-1)
+        second_weight, own_weight = self.second.weight.split(size, dim=1)
+        estimate_weight = torch.cat([self.first.weight, own_weight], dim=-1)
+        estimate_bias = torch.cat([self.first.bias, self.second.bias], dim=-1)[:, :, None].expand(-1, batch, nodes, -1)
+        input_weights = [gru.input_weights() for gru in layers]
+        slope = self.slope.flatten()
+
         # what does not depend on the loop is sent before it
-        steps = (x, observed, context, far(context))
-        estimates, representations = [], []
-        for x_t, observed_t, context_t, diffused_context in zip(*(s.unbind(2) for s in steps), strict=True):
-            first = self.first(h[-1])
+        one = torch.ones_like(context[..., :1])
+        steps = (
+            x,
+            observed,
+            torch.cat([near(torch.cat([context, one], dim=-1)), one], dim=-1),
+            torch.cat([far(context), one], dim=-1),
+        )
+        estimates, forward, backward = [], [], []
+        for x_t, observed_t, sent_t, diffused_t in zip(*(s.unbind(2) for s in steps), strict=True):
+            heard, *said = far.linear(h[-1], said_weight).split(size, dim=-1)
+            first, second = paired(h[-1], estimate_weight, estimate_bias).split(1, dim=-1)
             value = torch.where(observed_t, x_t, first)
-
-            message = self.message(torch.cat([value, context_t, h[-1]], dim=-1))
-            heard = self.decoder(torch.cat([self.neighbours(near(message)), h[-1]], dim=-1))
-            representation = torch.cat([torch.where(heard > 0, heard, self.slope * heard), h[-1]], dim=-1)
-            second = self.second(representation)
+            heard = paired(torch.cat([near(value), sent_t], dim=-1), sent_weight, heard)
+            heard = prelu(heard[None].flatten(2), slope).view(heard.shape)  # a slope a direction
+            second = paired(heard, second_weight, second)
             value = torch.where(observed_t, x_t, second)
-
-            diffused = torch.cat([far(value), diffused_context], dim=-1)
-            for layer, gru in enumerate(self.layers):
-                if layer:
-                    diffused = far(self.between(h[layer - 1]))
-                h[layer] = gru(diffused, h[layer], far)
             estimates.append(torch.cat([first, second], dim=-1))
-            representations.append(representation)
-        return torch.stack(estimates, dim=2), torch.stack(representations, dim=2)
+            f, b = torch.cat([heard, h[-1]], dim=-1).unbind()
+            forward.append(f)
+            backward.append(b)
+
+            diffused = torch.cat([far(value), diffused_t], dim=-1)
+            for layer, (gru, weights) in enumerate(zip(layers, input_weights, strict=True)):
+                if layer:
+                    diffused = torch.cat([far(self.between(h[layer - 1])), one[:, :, 0]], dim=-1)
+                is_last = layer == self.num_layers - 1
+                gates = said if is_last else far.linear(h[layer], gru.gates.weight).split(size, dim=-1)
+                h[layer] = gru(diffused, weights, h[layer], gates, far)
+        return torch.stack(estimates, dim=2), forward, backward
+
+    def folded(self) -> tuple[Float[Tensor, "2 terms hidden"], Float[Tensor, "2 sent hidden"]]:
+        """Return what turns ``D h``, and ``[S v; R v; S c; R c; 1]`` with ``c = [m; u; 1]``, into the PReLU's argument.
+
+        From the message to there all maps are linear: the products of their weights take the place of one product each
+        in every step.
+        """
+        hidden = self.decoder.weight.shape[-1]
+        heard, own = self.decoder.weight.split(hidden, dim=1)
+        # from a message, along the edges and against them
+        sent = self.neighbours.weight.unflatten(1, (2, hidden)) @ heard[:, None]
+        message = torch.cat([self.message.weight, self.message.bias], dim=1)
+        parts = [1, message.shape[1] - hidden - 2, hidden, 1]
+        value, context, state, one = (message[:, None] @ sent).split(parts, dim=2)
+        context = torch.cat([context, one], dim=2)
+        bias = self.neighbours.bias @ heard + self.decoder.bias
+        along, against = state.unbind(1)
+        # no part of a message travels further than one edge
+        further = own.new_zeros(2, (self.kernel_size - 1) * hidden, hidden)
+        heard_weight = torch.cat([own, along, further, against, further], dim=1)
+        return heard_weight, torch.cat([value.flatten(1, 2), context.flatten(1, 2), bias], dim=1)
 
 
 def both_ways(x: Tensor) -> Tensor:

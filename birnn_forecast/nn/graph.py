@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from birnn_forecast.eager import is_eager
+
 EARTH_RADIUS = 6371.0088  # km, the mean radius
 MIN_SHARED_STEPS = 10
 SPARSE_NODES, SPARSE_DENSITY = 256, 0.1
@@ -184,6 +186,16 @@ class Diffusion:
             return self._hop(x)
         return (self.terms @ x).unflatten(-2, (x.shape[-2], -1)).flatten(-2)
 
+    def linear(
+        self,
+        x: Float[Tensor, "directions batch nodes features"],
+        weight: Float[Tensor, "directions terms output"],
+    ) -> Float[Tensor, "directions batch nodes output"]:
+        """Return the terms times the weight of each direction, if possible without keeping the terms."""
+        if self.sparse or not is_eager(x) or torch.is_autocast_enabled("cpu"):
+            return (self(x).flatten(1, 2) @ weight).unflatten(1, x.shape[1:3])
+        return DiffusedLinear.apply(x, self.terms, weight)
+
     def _hop(self, x: Tensor) -> Tensor:
         # edge by edge: the powers of a sparse matrix are no longer sparse
         nodes = x.movedim(-2, 0)
@@ -195,6 +207,46 @@ class Diffusion:
                 sent = support @ sent
                 terms.append(sent)
         return torch.stack(terms).unflatten(2, nodes.shape[1:]).movedim((1, 0), (-3, -2)).flatten(-2)
+
+
+class DiffusedLinear(torch.autograd.Function):
+    """:meth:`Diffusion.linear` of a dense graph.
+
+    The terms, several times as large as `x`, are made again for the gradient: that takes less time than new memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, terms: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, terms, weight)
+        return ((terms @ x).view(len(x), -1, weight.shape[1]) @ weight).view(*x.shape[:3], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, terms, weight = ctx.saved_tensors
+        needs_x, needs_terms, needs_weight = ctx.needs_input_grad
+        (grad,) = grads
+        rows, nodes = grad.flatten(1, 2), terms.shape[1]
+        n_terms, features, output = len(terms) // nodes, x.shape[-1], weight.shape[2]
+        if output <= features and not needs_terms:
+            # what comes back over the edges serves both gradients
+            returning = terms.view(nodes, n_terms, nodes).permute(2, 1, 0).reshape(-1, nodes)
+            sent = (returning @ grad).view(len(x), -1, n_terms * output)
+            turned = weight.unflatten(1, (n_terms, features)).mT.flatten(1, 2)
+            d_weight = x.flatten(1, 2).mT @ sent
+            return (
+                (sent @ turned).view(x.shape),
+                None,
+                d_weight.unflatten(2, (n_terms, -1)).transpose(1, 2).flatten(1, 2),
+            )
+        d_x = d_terms = d_weight = None
+        if needs_weight:
+            d_weight = (terms @ x).view(len(x), -1, weight.shape[1]).mT @ rows
+        if needs_x or needs_terms:
+            d_sent = (rows @ weight.mT).view(*x.shape[:2], -1, features)
+            d_x = terms.T @ d_sent
+            if needs_terms:
+                d_terms = torch.einsum("dbtf,dbnf->tn", d_sent, x)
+        return d_x, d_terms, d_weight
 
 
 def worth_sparse(adjacency: Tensor) -> bool:

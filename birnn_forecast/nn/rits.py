@@ -115,7 +115,8 @@ class RITS(nn.Module):
         else:
             factor, bias = self.input_decay
             input_decay = torch.addcmul(-bias, since, -factor).clamp(max=0).exp()
-            share = torch.sigmoid(self.share(torch.cat([input_decay, mask], dim=-1)))
+            rows = torch.cat([input_decay, mask], dim=-1).flatten(1, 2)
+            share = torch.baddbmm(self.share.bias, rows, self.share.weight).sigmoid().view(values.shape)
             cross = self.cross.weight * self.others, self.cross.bias
         return steps(
             *(values, seen, decay, share, torch.cat(known, dim=-1)),

@@ -171,6 +171,36 @@ def test_dropout_acts_between_layers_and_in_the_output_network_while_training():
     assert torch.equal(network(*data).output, network(*data).output)
 
 
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_what_is_made_again_for_the_gradient_changes_nothing(num_layers, learned, monkeypatch):
+    network = make(exogenous_size=2, num_layers=num_layers, cross_gate="vector", dropout=0.3)
+    x, observed, exogenous, adjacency = window(features=2)
+    found = []
+    for plain in (False, True):
+        graph = adjacency.clone().requires_grad_(learned)
+        with monkeypatch.context() as m:
+            if plain:
+                m.setattr("birnn_forecast.nn.graph.is_eager", lambda x: False)
+            torch.manual_seed(0)
+            out = network(x, observed, exogenous, graph)
+            inputs = [*network.parameters(), *[graph] * learned]
+            found.append([*out, *torch.autograd.grad(out.output.sum() + out.estimates.square().sum(), inputs)])
+    torch.testing.assert_close(*found, atol=1e-10, rtol=1e-10)
+
+
+def test_half_precision_keeps_the_states():
+    network, (x, observed, _, adjacency) = make().float(), window()
+    data = x.float(), observed, None, adjacency.float()
+    expected = network(*data)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = network(*data)
+    assert out.estimates.isfinite().all()
+    torch.testing.assert_close(out.output.float(), expected.output, atol=0.1, rtol=0.1)
+    (out.output.float().sum() + out.estimates.float().sum()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters())
+
+
 def test_float32_is_kept():
     x, observed, _, adjacency = window()
     out = make().float()(x.float(), observed, None, adjacency.float())

@@ -148,6 +148,38 @@ def test_diffusion_equals_the_loop_dense_and_sparse(order, shape, monkeypatch):
             assert not own or torch.equal(terms[..., :2], x.reshape(-1, 7, 2))
 
 
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("output", [2, 5])  # narrower and wider than the input
+def test_linear_maps_of_the_terms_keep_none_of_them(output, learned):
+    g = torch.Generator().manual_seed(0)
+    adjacency = random_graph(7, 1.0)[1:, 1:].requires_grad_(learned)  # at an empty row there is a jump
+    x = torch.randn(2, 3, 6, 4, dtype=torch.float64, generator=g, requires_grad=True)
+    weight = torch.randn(2, 5 * 4, output, dtype=torch.float64, generator=g, requires_grad=True)
+    inputs = (x, weight, adjacency) if learned else (x, weight)
+
+    def run(x, weight, adjacency=adjacency):
+        return Diffusion(adjacency, 2, own=True).linear(x, weight)
+
+    def plain(x, weight, adjacency=adjacency):
+        return (Diffusion(adjacency, 2, own=True)(x).flatten(1, 2) @ weight).unflatten(1, (3, 6))
+
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape.numel()) or t, lambda t: t):
+        found = run(*inputs)
+    assert max(kept) < 5 * x.numel()
+    expected = plain(*inputs)
+    torch.testing.assert_close(found, expected)
+    upstream = torch.randn(expected.shape, dtype=torch.float64, generator=g)
+    first = [torch.autograd.grad((y * upstream).sum(), inputs, create_graph=True) for y in (found, expected)]
+    torch.testing.assert_close(*first)
+    torch.testing.assert_close(*(torch.autograd.grad(sum(g.pow(3).sum() for g in own), inputs) for own in first))
+    assert torch.autograd.gradcheck(run, inputs)
+    for one in inputs:
+        alone = [p if p is one else p.detach() for p in inputs]
+        gradients = (torch.autograd.grad((y(*alone) * upstream).sum(), one) for y in (run, plain))
+        torch.testing.assert_close(*gradients)
+
+
 def test_a_large_graph_of_few_edges_is_sparse_with_the_same_gradients(monkeypatch):
     adjacency = random_graph(graph.SPARSE_NODES + 1, 0.02).requires_grad_()
     x = torch.randn(2, 3, len(adjacency), 2, dtype=torch.float64, requires_grad=True)
