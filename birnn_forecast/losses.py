@@ -129,6 +129,24 @@ def masked_loss(
     return likelihood.compute_loss(prediction, target, weight)
 
 
+def absolute_errors(estimates: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+    """Return the sum over several estimates of the mean absolute error over observed targets.
+
+    Parameters
+    ----------
+    estimates
+        ``(estimates, batch, time, components)``.
+    target
+        ``(batch, time, components)``, NaN where missing.
+    weight
+        Of each target, or None.
+    """
+    observed = observed_mask(target)
+    counted = observed.to(target.dtype) if weight is None else fill(weight, observed, 0.0)
+    errors = (estimates - fill(target, observed, 0.0)).abs() * counted
+    return errors.sum() / observed.sum().clamp(min=1)
+
+
 def _inside_support(target: Tensor, observed: Tensor) -> Tensor:
     """Return ``(1, 1, components)``: an observed value of the same component, of any component if it has none."""
     flat, seen = target.flatten(0, 1), observed.flatten(0, 1)

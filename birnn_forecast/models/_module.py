@@ -17,7 +17,7 @@ from darts.utils.torch import MonteCarloDropout
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from birnn_forecast.losses import denormalise, initial_offsets, masked_loss, parameter_roles, update_metrics
+from birnn_forecast.losses import absolute_errors, denormalise, initial_offsets, masked_loss, parameter_roles, update_metrics
 from birnn_forecast.masks import fill, hide, masked_mean, observed_mask
 from birnn_forecast.models._lean import LeanTraining
 from birnn_forecast.nn.brits import BRITSNetwork
@@ -307,14 +307,9 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         earlier, disagreement = reading.encoding.earlier_estimates, reading.encoding.disagreement
         if earlier is None:
             return 0.0
-        criterion = torch.nn.L1Loss(reduction="mean" if weights is None else "none")
-        losses = []
-        for estimate in earlier:
-            raw = estimate[..., None]
-            if reading.statistics is not None:
-                raw = denormalise(raw, reading.statistics, self.rin, ("location",))
-            losses.append(masked_loss(raw, labels, criterion, None, weights))
-        loss = self.network.earlier_weight * torch.stack(losses).sum()
+        if reading.statistics is not None:
+            earlier = denormalise(earlier[..., None], reading.statistics, self.rin, ("location",))[..., 0]
+        loss = self.network.earlier_weight * absolute_errors(earlier, labels, weights)
         if disagreement is not None:
             if reading.statistics is not None:
                 scale = reading.statistics.scale
