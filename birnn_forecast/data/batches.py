@@ -315,6 +315,7 @@ class TrainingBatches(TorchTrainingDataset):
         self.length = np.array([len(one) for one in dataset.series])
         self.in_series = self._windows_in_series()
         self.within = np.maximum(self.in_series, 1)
+        self.again = bool((self.within < dataset.max_samples_per_ts).any())
         reached = np.minimum(self.in_series, dataset.max_samples_per_ts)
         earliest = self._end(np.arange(len(self.length)), reached - 1) - dataset.output_chunk_length
         latest = self._end(np.arange(len(self.length)), np.zeros_like(reached)) - dataset.output_chunk_length
@@ -357,9 +358,11 @@ class TrainingBatches(TorchTrainingDataset):
     def __getitems__(self, indices: Sequence[int]) -> TorchTrainingBatch | list[TorchTrainingSample]:
         """Return the batch of the samples with these `indices`."""
         try:
-            series, number = np.divmod(np.asarray(indices), self.dataset.max_samples_per_ts)
-            # fewer windows than asked for are run through again; of a series without any, Darts has something to say
-            number %= self.within[series]
+            numbers = np.fromiter(indices, np.int64, len(indices))
+            series, number = np.divmod(numbers, self.dataset.max_samples_per_ts)
+            if self.again:
+                # fewer windows than asked for are run through again; of a series without any, Darts has something to say
+                number %= self.within[series]
             horizon = self._end(series, number) - self.dataset.output_chunk_length
             return TrainingBatch(**self.windows.cut(series, horizon))
         except _Plain:
