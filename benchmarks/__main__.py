@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         help="processes of the local engine (default: 1); 0: this process, which a cell may then take down",
     )
     run.add_argument("--data-dir", type=Path, help="folder with the data sets; without it they are downloaded")
+    run.add_argument("--grin-reference", type=Path, help="suite speed: a checkout of the code of GRIN's authors")
 
     export = commands.add_parser("export", help="write forecasting tasks in the form of fev, for other models")
     export.set_defaults(command=_export)
@@ -134,7 +135,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.suite == "speed":
         from benchmarks import speed
 
-        speed.run(args.out)
+        speed.run(args.out, grin=args.grin_reference)
         return 0
     suite, tasks = args.suite, _tasks(args, [*SUITES, "speed"])
     models = _known(args.models, MODELS, "--models") if args.models else SUITE_MODELS[suite]

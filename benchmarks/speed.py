@@ -1,59 +1,83 @@
-"""Speed beside peers, in one run: ``python -m benchmarks run --suite speed --out DIR``.
+"""Speed beside peers, in one run: ``python -m benchmarks run --suite speed --out DIR [--grin-reference DIR]``.
 
 Each row is a median of runs taken in turns on one thread, in this process, best with nothing else running. Cells,
-budgets and seeds have no place here: a figure is a ratio of two times, and holds for the manifest's machine only.
+budgets and seeds have no place here: a figure is a ratio of two times, and holds for the manifest's machine only. Goals
+are those of ``goals.toml``.
 """
 
+import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from benchmarks import speed_recurrence, speed_windows
+from benchmarks import speed_peers, speed_recurrence, speed_windows
 from benchmarks.quiet import quiet
 from benchmarks.store import Store
 
 # hidden size and length of the layer, and batches
 LAYER, BATCHES = (64, 96), (32, 128, 512)
 FEATURES = 8
+GOALS = Path(__file__).parent / "goals.toml"
 
 
-def measure(repeats: int = 7) -> Iterator[dict[str, Any]]:
-    """Yield a row a case: who the peer is, its seconds, ours, and how many times as fast ours is."""
+def measure(repeats: int = 7, grin: Path | None = None, shapes: bool = True) -> Iterator[dict[str, Any] | str]:
+    """Yield a row a case: who the peer is, its milliseconds, ours, how many times as fast ours is, and the goal.
+
+    What cannot be run here is a line that says why. Without `shapes`, layers are timed in a few shapes only.
+    """
+    goals = tomllib.loads(GOALS.read_text(encoding="utf-8"))["speed"]["least"]
+
+    def row(case: str, peer: str, theirs: float, ours: float, difference: float | None = None) -> dict[str, Any]:
+        times = {"peer_ms": 1e3 * theirs, "ours_ms": 1e3 * ours, "ratio": theirs / ours}
+        return {"case": case, "peer": peer, **times, "goal": goals.get(case), "difference": difference}
+
     torch.set_num_threads(1)
     torch.manual_seed(0)
     with quiet():
-        for case, who, peer, ours in speed_windows.measure(repeats):
-            yield _row(case, who, peer, ours)
+        for case in speed_windows.measure(repeats):
+            yield row(*case)
         for batch in BATCHES:
-            train_peer, train, infer_peer, infer = speed_recurrence.compare(FEATURES, *LAYER, batch)
-            yield _row(f"layer, training step, batch {batch}", "nn.GRU(bidirectional=True)", train_peer, train)
-            yield _row(f"layer, inference, batch {batch}", "nn.GRU(bidirectional=True)", infer_peer, infer)
+            peer, ours, infer_peer, infer = speed_recurrence.compare(FEATURES, *LAYER, batch)
+            yield row(f"GRU layer, training step, batch {batch}", "nn.GRU(bidirectional=True)", peer, ours)
+            yield row(f"GRU layer, inference, batch {batch}", "nn.GRU(bidirectional=True)", infer_peer, infer)
+        if shapes:
+            yield from (row(*case) for case in slowest_shapes())
+        for found in speed_peers.measure(repeats, grin):
+            yield found if isinstance(found, str) else row(*found)
 
 
-def run(out: str, repeats: int = 7) -> pd.DataFrame:
+def slowest_shapes() -> Iterator[tuple[str, str, float, float]]:
+    """Yield, for training and inference with each cell, the shape in which ours does worst beside torch."""
+    for cell in speed_recurrence.CELLS:
+        found = list(speed_recurrence.all_shapes(FEATURES, [cell]))
+        for kind, first in (("training step", 0), ("inference", 2)):
+            (_, hidden, length, batch), seconds = min(found, key=lambda one: one[1][first] / one[1][first + 1])
+            where = f"hidden {hidden}, {length} steps, batch {batch}"
+            peer, ours = seconds[first : first + 2]
+            yield f"{cell} layer, {kind}, worst of {len(found)}", f"nn.{cell}, {where}", peer, ours
+
+
+def run(out: str, repeats: int = 7, grin: Path | None = None, shapes: bool = True) -> pd.DataFrame:
     """Measure, print and write ``speed.csv`` and the manifest; return the table."""
     rows = []
-    print(f"{'':40}{'peer, ms':>10}{'ours, ms':>10}{'ratio':>8}")
-    for row in measure(repeats):
+    print(f"{'':42}{'peer, ms':>10}{'ours, ms':>10}{'ratio':>7}{'goal':>6}")
+    for row in measure(repeats, grin, shapes):
+        if isinstance(row, str):
+            print(row, flush=True)
+            continue
         rows.append(row)
-        print(
-            f"{row['case']:40}{row['peer_ms']:10.1f}{row['ours_ms']:10.1f}{row['ratio']:8.2f}  {row['peer']}",
-            flush=True,
-        )
+        goal = "" if row["goal"] is None else f"{row['goal']:g}"
+        missed = " MISS" if row["goal"] is not None and row["ratio"] < row["goal"] else ""
+        off = "" if row["difference"] is None else f", off by {row['difference']:.0e}"
+        times = f"{row['peer_ms']:10.1f}{row['ours_ms']:10.1f}{row['ratio']:7.2f}"
+        print(f"{row['case']:42}{times}{goal:>6}  {row['peer']}{off}{missed}", flush=True)
     table = pd.DataFrame(rows)
+    goals = table.dropna(subset="goal")
+    print(f"{(goals['ratio'] >= goals['goal']).sum()} of {len(goals)} goals met")
     store = Store(out)
     store.write("speed.csv", table.to_csv(index=False, float_format="%.4g").encode())
     store.write_manifest(suite="speed", threads=1, repeats=repeats)
     return table
-
-
-def _row(case: str, peer: str, peer_seconds: float, seconds: float) -> dict[str, Any]:
-    return {
-        "case": case,
-        "peer": peer,
-        "peer_ms": 1e3 * peer_seconds,
-        "ours_ms": 1e3 * seconds,
-        "ratio": peer_seconds / seconds,
-    }
