@@ -1,6 +1,6 @@
-"""A bidirectional GRU layer of ours against ``nn.GRU(bidirectional=True)``, in one process, in turns.
+"""A bidirectional layer of ours against torch's own (``nn.GRU(bidirectional=True)``, say), in one process, in turns.
 
-    python -m benchmarks.speed_recurrence [--hidden 64] [--features 8] [--threads 1]
+    python -m benchmarks.speed_recurrence [--cell GRU] [--hidden 64] [--features 8] [--threads 1]
 
 One row a shape: milliseconds of torch's and of ours, and their ratio, for a training step (forward and backward) and
 for inference. Exit status 1 where a training step or inference is slower than torch's, or a goal is missed.
@@ -10,17 +10,17 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 
 import torch
 from torch import nn
 
-from birnn_forecast.nn.recurrent import BidirectionalEncoder
+from birnn_forecast.nn.recurrent import CELLS, BidirectionalEncoder
 
 HIDDEN, LENGTHS, BATCHES = (32, 64, 128), (24, 96, 336), (32, 128, 512)
-# training step, by (hidden, length, batch)
-GOALS = {(64, 96, 32): 2.2, (64, 96, 128): 1.3, (64, 96, 512): 1.2}
+# training step, by (cell, hidden, length, batch)
+GOALS = {("GRU", 64, 96, 32): 2.2, ("GRU", 64, 96, 128): 1.3, ("GRU", 64, 96, 512): 1.2}
 
 
 def seconds_in_turns(functions: Sequence[Callable[[], object]], budget: float = 1.5) -> list[float]:
@@ -37,10 +37,10 @@ def seconds_in_turns(functions: Sequence[Callable[[], object]], budget: float = 
     return [statistics.median(own[1:]) for own in times]
 
 
-def compare(features: int, hidden: int, length: int, batch: int) -> list[float]:
+def compare(features: int, hidden: int, length: int, batch: int, cell: str = "GRU") -> list[float]:
     """Return the seconds of a training step and of inference, torch's and ours."""
-    theirs = nn.GRU(features, hidden, batch_first=True, bidirectional=True)
-    ours = BidirectionalEncoder(features, hidden)
+    theirs = CELLS[cell](features, hidden, batch_first=True, bidirectional=True)
+    ours = BidirectionalEncoder(features, hidden, cell=cell)
     x, start = torch.randn(batch, length, features), torch.zeros(batch, dtype=torch.long)
     gradient = torch.randn(batch, length, 2 * hidden)
 
@@ -58,8 +58,21 @@ def compare(features: int, hidden: int, length: int, batch: int) -> list[float]:
     ]
 
 
+def all_shapes(
+    features: int,
+    cells: Sequence[str],
+    hidden: Sequence[int] = HIDDEN,
+    lengths: Sequence[int] = LENGTHS,
+    batches: Sequence[int] = BATCHES,
+) -> Iterator[tuple[tuple[str, int, int, int], list[float]]]:
+    """Yield each cell, hidden size, length and batch with the seconds of :func:`compare`."""
+    for cell, *shape in product(cells, hidden, lengths, batches):
+        yield (cell, *shape), compare(features, *shape, cell)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cell", nargs="+", choices=CELLS, default=list(CELLS))
     parser.add_argument("--hidden", type=int, nargs="+", default=HIDDEN)
     parser.add_argument("--length", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--batch", type=int, nargs="+", default=BATCHES)
@@ -69,15 +82,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
 
-    print("hidden length batch |    torch     ours ratio (train) |    torch     ours ratio (infer), ms")
+    print("cell hidden length batch |    torch     ours ratio (train) |    torch     ours ratio (infer), ms")
     missed = []
-    for shape in product(options.hidden, options.length, options.batch):
-        seconds = compare(options.features, *shape)
+    grid = options.cell, options.hidden, options.length, options.batch
+    for shape, seconds in all_shapes(options.features, *grid):
+        cell, hidden, length, batch = shape
         train, infer = seconds[0] / seconds[1], seconds[2] / seconds[3]
         t = [1000 * s for s in seconds]
-        hidden, length, batch = shape
         print(
-            f"{hidden:6} {length:6} {batch:5} | {t[0]:8.1f} {t[1]:8.1f} {train:5.2f}         "
+            f"{cell:4} {hidden:6} {length:6} {batch:5} | {t[0]:8.1f} {t[1]:8.1f} {train:5.2f}         "
             f"| {t[2]:8.1f} {t[3]:8.1f} {infer:5.2f}",
             flush=True,
         )

@@ -132,7 +132,11 @@ def measure(repeats: int = 7) -> Iterator[tuple[str, str, float, float]]:
     for name, (darts, ours) in cases.items():
         yield name, "Darts BlockRNN GRU", *interleaved(darts, ours, repeats)
     for size in (32, 256):
-        yield f"fit against a bare loop, batch {size}", "the same network in torch", *interleaved(*bare_case(size), repeats)
+        yield (
+            f"fit against a bare loop, batch {size}",
+            "the same network in torch",
+            *interleaved(*bare_case(size), repeats),
+        )
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -361,7 +361,7 @@ class TrainingBatches(TorchTrainingDataset):
             numbers = np.fromiter(indices, np.int64, len(indices))
             series, number = np.divmod(numbers, self.dataset.max_samples_per_ts)
             if self.again:
-                # fewer windows than asked for are run through again; of a series without any, Darts has something to say
+                # where there are fewer than asked for, they are run through again; Darts speaks up where there are none
                 number %= self.within[series]
             horizon = self._end(series, number) - self.dataset.output_chunk_length
             return TrainingBatch(**self.windows.cut(series, horizon))

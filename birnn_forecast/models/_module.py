@@ -17,7 +17,14 @@ from darts.utils.torch import MonteCarloDropout
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from birnn_forecast.losses import absolute_errors, denormalise, initial_offsets, masked_loss, parameter_roles, update_metrics
+from birnn_forecast.losses import (
+    absolute_errors,
+    denormalise,
+    initial_offsets,
+    masked_loss,
+    parameter_roles,
+    update_metrics,
+)
 from birnn_forecast.masks import fill, hide, masked_mean, observed_mask
 from birnn_forecast.models._lean import LeanTraining
 from birnn_forecast.nn.brits import BRITSNetwork

@@ -45,8 +45,7 @@ class GRINModel(GapAwareModel):
     Parameters
     ----------
     model
-        The recurrent cell of ``recurrence="stacked"``: "RNN", "GRU" or "LSTM". On a CPU, torch's LSTM is the faster one
-        at small batches. Default: "GRU".
+        The recurrent cell of ``recurrence="stacked"``: "RNN", "GRU" or "LSTM". Default: "GRU".
     graph
         Which components are neighbours: "distance" (of places, from the static covariates "latitude" and "longitude" in
         degrees; ``exp(-(d / sd)^2)`` of the great-circle distances), "correlation" (of the training series), "learned"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from birnn_forecast.eager import is_whole
+from birnn_forecast.eager import is_eager, is_whole
 from birnn_forecast.nn import recurrence
 from birnn_forecast.nn.merge import MERGES
 from birnn_forecast.nn.normalization import NORMALIZATIONS
@@ -28,6 +28,11 @@ CELLS: dict[str, Callable[..., nn.RNNBase]] = {"RNN": nn.RNN, "GRU": nn.GRU, "LS
 def valid_steps(start: Int[Tensor, " batch"], time: int) -> Tensor:
     """Return ``(batch, time)``, True from each row's first step on."""
     return torch.arange(time, device=start.device)[None, :] >= start[:, None]
+
+
+def begin_at_once(start: Int[Tensor, " batch"]) -> bool:
+    """Return whether all rows are known to begin at the first step."""
+    return is_eager(start) and not bool(start.any())
 
 
 def shift_time(
@@ -102,10 +107,9 @@ class Scan(nn.Module):
     ) -> tuple[Float[Tensor, "batch time hidden"], Float[Tensor, "batch carried"]]:
         """Return the states of a segment and the one to hand on; a row that has not begun hands on 0."""
         begun = (self.backward | (start < x.shape[1]))[:, None]
-        states = recurrence.states([self.rnn], [self.backward], x.transpose(0, 1), start, [initial])
-        if states is not None:
-            time_first = states[0]
-            return time_first.transpose(0, 1), (time_first[0] if self.backward else time_first[-1]) * begun
+        found = recurrence.run_on(self.rnn, self.backward, x.transpose(0, 1), start, initial)
+        if found is not None:
+            return found[0].transpose(0, 1), found[1] * begun
         ordered, hidden = self._in_order(x, start), self._hidden(initial, x)
         out, end = self.rnn(ordered, hidden)
         if not self.backward and start.any():
@@ -168,7 +172,7 @@ class Layers(nn.Module):
     norms: nn.ModuleList
     dropouts: nn.ModuleList
 
-    def _between(self, layer: int, x: Tensor, valid: Tensor, seed: int | None) -> Tensor:
+    def _between(self, layer: int, x: Tensor, valid: Tensor | None, seed: int | None) -> Tensor:
         return dropped(self.dropouts[layer], self.norms[layer](x, valid), seed) if layer < len(self.norms) else x
 
 
@@ -225,9 +229,10 @@ class BidirectionalEncoder(Layers):
         """Return the merged states of the last layer, and its last forward merged with its first backward state."""
         states, f, b = self.read(x, start)
         first = b
-        if b is not None:
-            at_once = is_whole(start == 0)
-            first = b[:, :1] if at_once else torch.gather(b, 1, start[:, None, None].expand(-1, 1, b.shape[-1]))
+        if b is not None and begin_at_once(start):
+            first = b[:, :1]
+        elif b is not None:
+            first = torch.gather(b, 1, start[:, None, None].expand(-1, 1, b.shape[-1]))
         return states, self.final(f[:, -1:], first)
 
     def read(
@@ -239,7 +244,8 @@ class BidirectionalEncoder(Layers):
         Float[Tensor, "batch time state"], Float[Tensor, "batch time hidden"], Float[Tensor, "batch time hidden"] | None
     ]:
         """Return the last layer's states, merged and of either direction; `starts` has that of each layer."""
-        valid = valid_steps(start, x.shape[1])
+        # a mask takes time where there is nothing to mask
+        valid = None if not len(self.norms) and begin_at_once(start) else valid_steps(start, x.shape[1])
         for layer, scan in enumerate(self.forwards):
             initial = starts[layer] if starts else LayerStart()
             if self.backwards:
@@ -283,10 +289,10 @@ class BidirectionalEncoder(Layers):
             outputs.append(self._between(layer, self._merged(layer, f[i], b[i], valid)[1], valid, found[i].seed))
         return found, outputs
 
-    def _merged(self, layer: int, f: Tensor, b: Tensor | None, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the forward states, neutral before the start, and both directions' merged."""
+    def _merged(self, layer: int, f: Tensor, b: Tensor | None, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the forward states, neutral before the start (None: nothing is), and both directions' merged."""
         merge: Any = None if b is None else self.merges[layer]
-        if not is_whole(valid):
+        if valid is not None and not is_whole(valid):
             f = torch.where(valid[:, :, None], f, 0.0 if merge is None else merge.neutral)
         return f, f if merge is None else merge(f, b)
 

@@ -4,8 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-import tomllib
 import time
+import tomllib
 from pathlib import Path
 
 import numpy as np

@@ -2,6 +2,7 @@ import copy
 import os
 import subprocess
 import sys
+from itertools import product
 
 import numpy as np
 import pytest
@@ -10,13 +11,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from birnn_forecast import BiGRUModel
+from birnn_forecast import BiGRUModel, BiLSTMModel, BiRNNModel
 from birnn_forecast.nn import recurrence, threads
 from birnn_forecast.nn.node_encoder import NodeScan
-from birnn_forecast.nn.recurrent import BidirectionalEncoder, Scan, URNNEncoder
+from birnn_forecast.nn.recurrent import CELLS, BidirectionalEncoder, Scan, URNNEncoder
 from tests.conftest import make_model, make_series, quiet_trainer
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
+each_cell = pytest.mark.parametrize("cell", CELLS)
 
 
 @pytest.fixture
@@ -29,9 +32,8 @@ def calls(monkeypatch):
         counted.append(args)
         return run(*args, **kwargs)
 
-    for dtype in TOLERANCE:  # their own check does not count
-        assert recurrence.kernels(dtype, True) is not None
-        assert recurrence.kernels(dtype, False) is not None
+    for gates, dtype, gradient in product(recurrence.CELLS, TOLERANCE, (True, False)):  # their own check does not count
+        assert recurrence.kernels(gates, dtype, gradient) is not None
     monkeypatch.setattr(recurrence, "run_forward", counting)
     return counted
 
@@ -77,30 +79,38 @@ shapes = {
 CASE = {"dtype": torch.float32, "batch": 41, "time": 9, "features": 3, "hidden": 20, "seed": 0, "padded": True}
 
 
+def test_the_cells_are_those_of_torch():
+    for name, cell in CELLS.items():
+        found = recurrence.CELLS[GATES[name]]
+        assert (found.gates, found.mode) == (GATES[name], cell(1, 1).mode)
+
+
 def make_inputs(dtype, batch, time, features, seed, padded):
     torch.manual_seed(seed)
     start = torch.randint(0, time, (batch,)) if padded else torch.zeros(batch, dtype=torch.long)
     return torch.randn(batch, time, features, dtype=dtype), start
 
 
+@each_cell
 @pytest.mark.parametrize("encoder", [BidirectionalEncoder, URNNEncoder])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(**shapes)
 @example(**CASE)
-def test_encoders_equal_torch(encoder, dtype, batch, time, features, hidden, seed, padded):
+def test_encoders_equal_torch(encoder, cell, dtype, batch, time, features, hidden, seed, padded):
     x, start = make_inputs(dtype, batch, time, features, seed, padded)
-    network = randomised(encoder(features, hidden, num_layers=2)).to(dtype)
+    network = randomised(encoder(features, hidden, num_layers=2, cell=cell)).to(dtype)
     assert_same_both_ways(network, x, start)
 
 
+@each_cell
 @pytest.mark.parametrize("backward", [False, True])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(**shapes, nodes=st.integers(1, 4))
 @example(**CASE, nodes=3)
-def test_nodes_equal_torch(backward, dtype, batch, time, features, hidden, seed, padded, nodes):
+def test_nodes_equal_torch(backward, cell, dtype, batch, time, features, hidden, seed, padded, nodes):
     x, start = make_inputs(dtype, batch * nodes, time, features, seed, padded)
     x, start = x.transpose(0, 1).unflatten(1, (batch, nodes)), start[:batch]
-    scan = randomised(NodeScan("GRU", features, hidden, backward)).to(dtype)
+    scan = randomised(NodeScan(cell, features, hidden, backward)).to(dtype)
     valid = torch.arange(time)[:, None] >= (0 if backward else start)
 
     def states(x):
@@ -118,37 +128,93 @@ class Callable(nn.Module):
         return self.function(*inputs)
 
 
-def test_the_kernels_run_both_directions_in_one_call(calls):
-    encoder = BidirectionalEncoder(3, 8, num_layers=2)
+def carried_inputs(cell, dtype, batch, features, hidden, seed, start):
+    """Return a state to start from, 0 where a row begins later than the segment."""
+    generator = torch.Generator().manual_seed(seed)
+    state = torch.randn(batch, hidden * (1 + (cell == "LSTM")), generator=generator, dtype=dtype) / 2
+    return state * (start == 0)[:, None]
+
+
+@each_cell
+@pytest.mark.parametrize("backward", [False, True])
+@settings(max_examples=15, deadline=None)
+@given(**shapes)
+@example(**CASE)
+def test_layers_that_go_on_equal_torch(backward, cell, dtype, batch, time, features, hidden, seed, padded):
+    x, start = make_inputs(dtype, batch, time, features, seed, padded)
+    start = torch.where(torch.arange(batch) % 5 == 4, time, start) if padded else start  # later than the segment
+    scan = randomised(Scan(cell, features, hidden, backward)).to(dtype)
+    initial = carried_inputs(cell, dtype, batch, features, hidden, seed, torch.zeros_like(start) if backward else start)
+    valid = torch.arange(time) >= (0 if backward else start)[:, None] if not backward else torch.ones(batch, time)
+    masked = Callable(lambda x: scan(x, start, initial) * valid[:, :, None], scan)
+    assert_same_both_ways(masked, x)
+    with recurrence.use("torch"):
+        expected = scan.run_on(x, start, initial)
+    states, end = scan.run_on(x, start, initial)
+    tolerance = {"rtol": 0, "atol": TOLERANCE[dtype]}
+    torch.testing.assert_close(states * valid[:, :, None], expected[0] * valid[:, :, None], **tolerance)
+    torch.testing.assert_close(end, expected[1], **tolerance)
+    assert end.shape == initial.shape
+
+
+@each_cell
+@pytest.mark.parametrize("backward", [False, True])
+def test_segments_are_as_the_whole(calls, backward, cell):
+    torch.manual_seed(0)
+    scan, x, start = randomised(Scan(cell, 1, 20, backward)), torch.randn(11, 7, 1), torch.arange(11) % 4
+    whole, state = scan(x, start), None
+    cuts = [(0, 2), (2, 3), (3, 7)]
+    for first, last in reversed(cuts) if backward else cuts:
+        states, state = scan.run_on(x[:, first:last], (start - first).clamp(0, last - first), state)
+        begun = torch.arange(first, last) >= (0 if backward else start[:, None])
+        begun = torch.ones(11, last - first) if backward else begun
+        torch.testing.assert_close(states * begun[:, :, None], whole[:, first:last] * begun[:, :, None])
+    assert len(calls) == 4
+
+
+@each_cell
+def test_the_kernels_run_both_directions_in_one_call(calls, cell):
+    encoder = BidirectionalEncoder(3, 8, num_layers=2, cell=cell)
     encoder(torch.randn(4, 6, 3), torch.zeros(4, dtype=torch.long))
     assert [args[3] for args in calls] == [(False, True)] * 2
 
 
-def test_gradients_in_double_precision():
+@each_cell
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_gradients_in_double_precision(cell, goes_on):
     torch.manual_seed(0)
-    f, b = (randomised(Scan("GRU", 2, 3, backward)).double().rnn for backward in (False, True))
+    f, b = (randomised(Scan(cell, 2, 3, backward)).double().rnn for backward in (False, True))
     x, start = torch.randn(5, 10, 2, dtype=torch.float64, requires_grad=True), torch.arange(10) % 4
+    initial = [carried_inputs(cell, torch.float64, 10, 2, 3, i, start * (i == 0)) for i in range(2)]
 
     def states(x, *parameters):
-        return recurrence.GRULayers.apply(x, start[: x.shape[1]], (False, True), (None, None), *parameters)
+        n = x.shape[1]
+        first = tuple(state[:n] if goes_on else None for state in initial)
+        return recurrence.Layers.apply(x, start[:n], (False, True), first, *parameters)
 
     parameters = [*f.parameters(), *b.parameters()]
     assert torch.autograd.gradcheck(states, (x, *parameters))
-    assert torch.autograd.gradgradcheck(lambda x: states(x[:3, 2:5], *parameters), (x,))
+    assert torch.autograd.gradgradcheck(lambda x: states(x[:3, :3], *parameters), (x,))
+    loss = sum(s.square().sum() for s in states(x, *parameters))
+    inputs, again = [x, *parameters], {"retain_graph": True}
+    by_kernel, by_torch = (torch.autograd.grad(loss, inputs, create_graph=twice, **again) for twice in (False, True))
+    torch.testing.assert_close(by_torch, by_kernel, rtol=0, atol=1e-10)
 
 
-def test_a_second_backward_pass_gives_the_same(calls):
-    scan, x = Scan("GRU", 3, 16), torch.randn(4, 6, 3)
+@each_cell
+def test_a_second_backward_pass_gives_the_same(calls, cell):
+    scan, x = Scan(cell, 3, 16), torch.randn(4, 6, 3)
     loss = scan(x, torch.zeros(4, dtype=torch.long)).square().sum()
     first = torch.autograd.grad(loss, list(scan.parameters()), retain_graph=True)
     second = torch.autograd.grad(loss, list(scan.parameters()))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
-def test_the_gradients_of_a_part_of_the_states():
+@each_cell
+def test_the_gradients_of_a_part_of_the_states(cell):
     """Gradients come with any strides, and from some outputs only."""
     torch.manual_seed(0)
-    scan, x, start = randomised(Scan("GRU", 3, 16)), torch.randn(40, 6, 3), torch.zeros(40, dtype=torch.long)
+    scan, x, start = randomised(Scan(cell, 3, 16)), torch.randn(40, 6, 3), torch.zeros(40, dtype=torch.long)
     losses = {
         "last": lambda s: s[:, -1].sum(),
         "one unit": lambda s: s[..., 3].square().sum(),
@@ -164,8 +230,9 @@ def test_the_gradients_of_a_part_of_the_states():
             torch.testing.assert_close(f, e, rtol=1e-5, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
 
 
-def test_frozen_weights_and_inputs_without_gradient():
-    scan, x, start = Scan("GRU", 3, 4), torch.randn(2, 6, 3, requires_grad=True), torch.zeros(2, dtype=torch.long)
+@each_cell
+def test_frozen_weights_and_inputs_without_gradient(cell):
+    scan, x, start = Scan(cell, 3, 4), torch.randn(2, 6, 3, requires_grad=True), torch.zeros(2, dtype=torch.long)
     scan.rnn.weight_hh_l0.requires_grad_(False)
     scan(x, start).sum().backward()
     assert x.grad is not None
@@ -175,9 +242,10 @@ def test_frozen_weights_and_inputs_without_gradient():
     assert not scan(x.detach(), start).requires_grad
 
 
-def test_a_row_does_not_depend_on_its_batch():
+@each_cell
+def test_a_row_does_not_depend_on_its_batch(cell):
     torch.manual_seed(0)
-    encoder, x = BidirectionalEncoder(5, 24, num_layers=2), torch.randn(77, 12, 5)
+    encoder, x = BidirectionalEncoder(5, 24, num_layers=2, cell=cell), torch.randn(77, 12, 5)
     start = torch.randint(0, 12, (77,))
     with torch.no_grad():
         states = encoder(x, start)[0]
@@ -185,8 +253,9 @@ def test_a_row_does_not_depend_on_its_batch():
             torch.testing.assert_close(encoder(x[rows], start[rows])[0], states[rows], rtol=0, atol=1e-6)
 
 
-def test_what_stands_before_the_start_touches_no_weight():
-    scan, x = Scan("GRU", 3, 4), torch.randn(3, 6, 3)
+@each_cell
+def test_what_stands_before_the_start_touches_no_weight(cell):
+    scan, x = Scan(cell, 3, 4), torch.randn(3, 6, 3)
     x[1, :4] = torch.nan
     states = scan(x, torch.tensor([0, 4, 2]))
     assert (states[1, :4] == 0).all()
@@ -194,17 +263,28 @@ def test_what_stands_before_the_start_touches_no_weight():
     assert all(p.grad.isfinite().all() for p in scan.parameters())
 
 
-def test_what_is_not_a_number_stays_so_in_its_row():
-    scan, x = Scan("GRU", 3, 4), torch.randn(12, 6, 3)
+@each_cell
+def test_what_is_not_a_number_stays_so_in_its_row(cell):
+    scan, x = Scan(cell, 3, 4), torch.randn(20, 6, 3)
     x[1, 2], x[3, 2], x[5, 2] = torch.nan, torch.inf, 1e30
-    states = scan(x, torch.zeros(12, dtype=torch.long))
+    states = scan(x, torch.zeros(20, dtype=torch.long))
     assert states[1, 2:].isnan().all()
     assert states[1, :2].isfinite().all()
-    assert states[[0, 2, 4, 5, *range(6, 12)]].isfinite().all()
+    assert states[[0, 2, 4, 5, *range(6, 20)]].isfinite().all()
 
 
-def test_weights_are_those_of_torch_and_copies_run(calls):
-    encoder = BidirectionalEncoder(3, 4)
+@each_cell
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_gates_that_are_open_or_closed_equal_torch(cell, dtype):
+    """Beyond the bounds of the exponential, and about 0."""
+    scan, x = Scan(cell, 1, 16).to(dtype), torch.cat([10.0 ** torch.arange(-9, 9), -(10.0 ** torch.arange(-9, 9))])
+    x = x.to(dtype).expand(2, -1).T[:, :, None]
+    assert_same_both_ways(Callable(lambda x: scan(x, torch.zeros(36, dtype=torch.long)), scan), x)
+
+
+@each_cell
+def test_weights_are_those_of_torch_and_copies_run(calls, cell):
+    encoder = BidirectionalEncoder(3, 4, cell=cell)
     names = [
         f"{d}.0.rnn.{n}_l0" for d in ("forwards", "backwards") for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     ]
@@ -218,8 +298,9 @@ def test_weights_are_those_of_torch_and_copies_run(calls):
     assert len(calls) == 3
 
 
-def test_checkpointing_keeps_the_input_only(calls):
-    scan, x = NodeScan("GRU", 3, 16), torch.randn(6, 4, 2, 3)
+@each_cell
+def test_checkpointing_keeps_the_input_only(calls, cell):
+    scan, x = NodeScan(cell, 3, 16), torch.randn(6, 4, 2, 3)
     expected = torch.autograd.grad(scan(x, None).square().sum(), list(scan.parameters()))
     kept = []
 
@@ -228,7 +309,8 @@ def test_checkpointing_keeps_the_input_only(calls):
             return scan(x, None)
 
     run(x)
-    assert max(kept) == 6 * 4 * 2 * 4 * 16  # all that is kept passes through the hooks
+    # all that is kept passes through the hooks: states, too, of which there is an initial one
+    assert max(kept) == {"RNN": 7 * 4 * 2, "GRU": 6 * 4 * 2 * 4, "LSTM": 6 * 4 * 2 * 4}[cell] * 16
     found = torch.autograd.grad(
         torch.utils.checkpoint.checkpoint(scan, x, None, use_reentrant=False).square().sum(), list(scan.parameters())
     )
@@ -253,7 +335,8 @@ def exported(scan, x, start):
 
 
 def functional(scan, x, start):
-    return torch.func.jvp(lambda x: scan(x, start), (x,), (x,))[0]
+    with torch.backends.mkldnn.flags(enabled=False):  # which knows no forward derivative of an LSTM
+        return torch.func.jvp(lambda x: scan(x, start), (x,), (x,))[0]
 
 
 def hooked(scan, x, start):
@@ -282,10 +365,11 @@ def without_numba(scan, x, start):
     [autocast, traced, exported, functional, hooked, half, chosen, without_numba],
     ids=lambda f: f.__name__,
 )
+@each_cell
 @pytest.mark.filterwarnings("ignore")
-def test_falls_back_to_torch(calls, way):
+def test_falls_back_to_torch(calls, cell, way):
     torch.manual_seed(0)
-    scan, x, start = Scan("GRU", 3, 8), torch.randn(4, 6, 3), torch.zeros(4, dtype=torch.long)
+    scan, x, start = Scan(cell, 3, 8), torch.randn(4, 6, 3), torch.zeros(4, dtype=torch.long)
     states = way(scan, x, start)
     assert not calls
     tolerance = 0.05 if way in (autocast, half) else 1e-5
@@ -293,12 +377,17 @@ def test_falls_back_to_torch(calls, way):
     assert len(calls) == 1
 
 
-def test_other_layers_are_left_to_torch(calls):
-    x, start = torch.randn(4, 6, 3), torch.zeros(4, dtype=torch.long)
-    for cell in ("RNN", "LSTM"):
-        Scan(cell, 3, 8)(x, start)
-    Scan("GRU", 3, recurrence.LARGEST_HIDDEN + 1)(x, start)
+@each_cell
+def test_other_layers_are_left_to_torch(calls, cell):
+    x, start = torch.randn(4, 6, 3), torch.zeros(6, dtype=torch.long)
+    Scan(cell, 3, recurrence.LARGEST_HIDDEN + 1)(x.transpose(0, 1), start)
+    options = {"num_layers": 2}, {"bias": False}, {"bidirectional": True}
+    options += {"RNN": ({"nonlinearity": "relu"},), "LSTM": ({"proj_size": 2},)}.get(cell, ())
+    for each in options:
+        assert recurrence.states([CELLS[cell](3, 8, **each)], [False], x) is None
+        assert recurrence.run_on(CELLS[cell](3, 8, **each), False, x, start, None) is None
     assert not calls
+    assert recurrence.states([CELLS[cell](3, 8)], [False], x) is not None
 
 
 def test_the_mode_is_checked_and_restored():
@@ -325,16 +414,33 @@ def test_compiles_in_memory_where_nothing_can_be_kept(monkeypatch):
     assert kernels.compiled(lambda x: x + 1)(1) == 2
 
 
-def test_kernels_that_fail_or_disagree_are_not_used(monkeypatch):
+@each_cell
+def test_kernels_that_fail_or_disagree_are_not_used(monkeypatch, cell):
     from birnn_forecast.nn import kernels
 
-    for broken in (lambda *_: None, lambda *_: 1 / 0):
+    for name, broken in product(("layer_forward", "layer_backward"), (lambda *_: None, lambda *_: 1 / 0)):
         recurrence.kernels.cache_clear()
-        monkeypatch.setattr(kernels, "gru_forward", broken)
-        assert recurrence.kernels(torch.float32, False) is None
-    monkeypatch.undo()
+        monkeypatch.setattr(kernels, name, broken)
+        assert recurrence.kernels(GATES[cell], torch.float32, True) is None
+        monkeypatch.undo()
     recurrence.kernels.cache_clear()
-    assert recurrence.kernels(torch.float32, False) is kernels
+    assert recurrence.kernels(GATES[cell], torch.float32, True) is kernels
+
+
+def test_only_the_cell_that_is_used_is_compiled():
+    code = """
+import torch
+from birnn_forecast.nn import recurrence
+from birnn_forecast.nn.recurrent import Scan
+Scan("LSTM", 3, 4)(torch.randn(2, 3, 3), torch.zeros(2, dtype=torch.long))
+from birnn_forecast.nn import kernels
+for kernel in (kernels.layer_forward, kernels.layer_backward):
+    assert [len(signature[0]) for signature in kernel.signatures] == [4]
+    assert sum(kernel.stats.cache_hits.values()) + sum(kernel.stats.cache_misses.values()) == 1
+print("fine")
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
+    assert result.stdout == "fine\n", result.stderr
 
 
 IN_A_PROCESS = """
@@ -345,7 +451,8 @@ from birnn_forecast.nn import recurrence
 assert "numba" not in sys.modules
 torch.set_num_threads(2)
 torch.manual_seed(0)
-encoder, x, start = BidirectionalEncoder(3, 16), torch.randn(200, 6, 3), torch.zeros(200, dtype=torch.long)
+encoder = BidirectionalEncoder(3, 16, cell="{cell}")
+x, start = torch.randn(200, 6, 3), torch.zeros(200, dtype=torch.long)
 def gradients():
     return torch.autograd.grad(encoder(x, start)[0].sin().sum(), list(encoder.parameters()))
 found = gradients()
@@ -375,10 +482,18 @@ with torch.no_grad():
 
 
 @pytest.mark.parametrize(
-    ("after", "environment"), [("", {}), (FORK, {}), (COMPILE, {}), ("", {"NUMBA_DISABLE_JIT": "1"})]
+    ("cell", "after", "environment"),
+    [
+        ("GRU", "", {}),
+        ("GRU", FORK, {}),
+        ("LSTM", FORK, {}),
+        ("GRU", COMPILE, {}),
+        ("RNN", COMPILE, {}),
+        ("GRU", "", {"NUMBA_DISABLE_JIT": "1"}),
+    ],
 )
-def test_threads_forks_compilation_and_no_numba(after, environment):
-    code = IN_A_PROCESS.format(after=after)
+def test_threads_forks_compilation_and_no_numba(cell, after, environment):
+    code = IN_A_PROCESS.format(cell=cell, after=after)
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
         capture_output=True,
@@ -402,12 +517,13 @@ def test_an_error_in_a_thread_is_raised():
         torch.set_num_threads(before)
 
 
-def test_a_model_fits_as_with_torch(calls):
+@pytest.mark.parametrize("model_class", [BiGRUModel, BiLSTMModel, BiRNNModel])
+def test_a_model_fits_as_with_torch(calls, model_class):
     series = make_series(missing=0.1)
     losses, forecasts = [], []
     for mode in ("torch", "auto"):
         with recurrence.use(mode):
-            model = make_model(BiGRUModel, pl_trainer_kwargs=quiet_trainer())
+            model = make_model(model_class, pl_trainer_kwargs=quiet_trainer())
             model.fit(series, val_series=series)
             losses.append([float(v) for v in model.trainer.callback_metrics.values()])
             forecasts.append(model.predict(4, series=series).values())

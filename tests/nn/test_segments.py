@@ -212,7 +212,7 @@ def test_random_numbers_after_it_do_not_depend_on_dropout():
 
 
 def test_the_kernels_run_the_segments(monkeypatch):
-    assert recurrence.kernels(torch.float64, True) is not None
+    assert recurrence.kernels(3, torch.float64, True) is not None
     network, window, run = make_network(tbptt_length=7), make_window(), recurrence.run_forward
     lengths, initial = [], []
 
