@@ -28,11 +28,14 @@ import birnn_forecast
 from benchmarks import speed_windows
 from birnn_forecast import BiGRUModel, BiLSTMModel, BiRNNModel, BRITSModel, CNNBiLSTMModel, GRINModel, URNNModel
 from birnn_forecast.data import shards
+from birnn_forecast.nn import recurrence, replay
 from birnn_forecast.training import trainer_kwargs
 
 MODELS: dict[str, Any] = {
     cls.__name__: cls for cls in (BiRNNModel, BiGRUModel, BiLSTMModel, CNNBiLSTMModel, URNNModel, BRITSModel, GRINModel)
 }
+# those that feed their estimates back, step by step
+LOOPS: dict[Any, dict[str, Any]] = {BRITSModel: {}, GRINModel: {"recurrence": "feedback"}}
 PEER = "Darts BlockRNNModel GRU"
 # of a series around 100 with standard deviation 7, in float32
 TOLERANCE = 1e-3
@@ -49,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     checks, failures = check_table(device)
     timings = timing_table(device, args.batch_sizes, args.repeats or (5 if device == "cpu" else 50))
     fits = fit_table(device, args.batch_sizes, min(args.repeats or 3, 3))
-    report = "\n".join([*header(device), "", *checks, "", *timings, "", *fits]) + "\n"
+    loops = loop_table(device, args.repeats or (5 if device == "cpu" else 50))
+    report = "\n".join([*header(device), "", *checks, "", *timings, "", *loops, "", *fits]) + "\n"
     print(report, end="")
     if args.out:
         args.out.write_text(report, encoding="utf-8")
@@ -97,6 +101,7 @@ def check_table(device: str) -> tuple[list[str], int]:
         f"(tolerance {TOLERANCE:g})": compare_with_cpu,
         "series kept on the device, largest difference of weights from those fitted without": compare_with_host,
         "`tbptt_length` with dropout, slope of the loss over its gradient": slope_in_segments,
+        "loops replayed, largest difference of weights from those fitted without": compare_replayed,
     }
     rows = [[name, *(attempt(check, cls, device) for check in checks.values())] for name, cls in MODELS.items()]
     failures = sum(cell.startswith("FAILED") for row in rows for cell in row)
@@ -191,6 +196,21 @@ def slope_in_segments(cls: Any, device: str) -> str:
     return f"{ratio:.4f}"
 
 
+def compare_replayed(cls: Any, device: str) -> str:
+    """Fit with the loop over time recorded on the device, and without."""
+    if cls not in LOOPS:
+        return "no loop"
+    weights = []
+    for mode in ("graph", "auto"):
+        with recurrence.use(mode):
+            model = fitted(cls, series_with_gaps(), device, "32-true", n_epochs=5, **LOOPS[cls])
+            weights.append([*model.model.cpu().parameters()])
+    difference = max(float((a - b).abs().max()) for a, b in zip(*weights, strict=True))
+    if not difference <= TOLERANCE:
+        raise ArithmeticError(f"weights differ by {difference:.2g}")
+    return f"{difference:.2g}"
+
+
 def series_with_gaps(length: int = 120) -> TimeSeries:
     """Return a season of 12 around 100, a tenth of it missing."""
     rng = np.random.default_rng(0)
@@ -231,6 +251,20 @@ def timing_table(device: str, batch_sizes: Sequence[int], repeats: int) -> list[
     )
     columns = ["batch size", "model", "ms a step", "windows a second", "time against BlockRNNModel"]
     return [note, "", *table(columns, rows)]
+
+
+def loop_table(device: str, repeats: int) -> list[str]:
+    """Return a row per network that feeds its estimates back: a step as it is, and with its loop replayed."""
+    rows = []
+    for cls, options in LOOPS.items():
+        network, seconds = module(cls, device, **options), []
+        for mode in ("auto", "graph"):
+            with recurrence.use(mode):
+                seconds.append(step_seconds({"": network}, 32, device, repeats + replay.CALLS)[""])
+        plain, replayed = seconds
+        rows.append([cls.__name__, f"{1e3 * plain:.1f}", f"{1e3 * replayed:.1f}", f"{plain / replayed:.2f}"])
+    note = 'Loops over time of 96 steps, batch 32, as they are and with `recurrence.use("graph")` (CUDA graphs).'
+    return [note, "", *table(["model", "ms a step", "replayed, ms a step", "ratio"], rows)]
 
 
 def fit_table(device: str, batch_sizes: Sequence[int], repeats: int) -> list[str]:

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks import gpu_check
 from birnn_forecast.data.batches import _Stack
-from birnn_forecast.nn import recurrent, segments
+from birnn_forecast.nn import recurrence, recurrent, replay, rits, segments
 
 
 def test_report_on_a_cpu(capsys, tmp_path, monkeypatch):
@@ -21,7 +21,8 @@ def test_report_on_a_cpu(capsys, tmp_path, monkeypatch):
     assert torch.__version__ in report
     for name in gpu_check.MODELS:
         segments = "not offered" if name in ("BRITSModel", "GRINModel") else "1.0000"
-        assert f"| {name} | finite | finite | 0 | 0 | {segments} |" in report
+        loop = "0" if segments == "not offered" else "no loop"
+        assert f"| {name} | finite | finite | 0 | 0 | {segments} | {loop} |" in report
     assert report.splitlines()[-1].startswith("| 3 | ")
     assert report.splitlines()[-1].endswith(" | - |")
     for name in (gpu_check.PEER, *gpu_check.MODELS):
@@ -36,7 +37,7 @@ def test_failed_checks_are_shown_and_counted(monkeypatch, capsys):
     monkeypatch.setattr(gpu_check, "MODELS", {"Broken": broken})
     rows, failures = gpu_check.check_table("cpu")
     assert failures == 5
-    assert rows[-1] == "| Broken |" + " FAILED: RuntimeError: no / memory |" * 5
+    assert rows[-1] == "| Broken |" + " FAILED: RuntimeError: no / memory |" * 5 + " no loop |"
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -78,3 +79,18 @@ def test_series_on_the_device_that_give_other_batches_fail(monkeypatch):
     monkeypatch.setattr(_Stack, "keep_on", wrong)
     with pytest.raises(ArithmeticError, match="weights differ"):
         gpu_check.compare_with_host(gpu_check.BiGRUModel, "cpu")
+
+
+def test_loops_that_are_replayed_wrongly_fail(monkeypatch):
+    steps = rits.plain_steps
+
+    def worse(*inputs):
+        return steps(inputs[0] * 1.01, *inputs[1:])
+
+    def as_if_recorded(owner, function, inputs):
+        return worse(*inputs)
+
+    monkeypatch.setattr(replay, "is_wanted", lambda x: recurrence.use.mode == "graph")
+    monkeypatch.setattr(replay, "replayed", as_if_recorded)
+    with pytest.raises(ArithmeticError, match="weights differ"):
+        gpu_check.compare_replayed(gpu_check.BRITSModel, "cpu")

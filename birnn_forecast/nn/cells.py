@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.functional import prelu
 
 from birnn_forecast.masks import neighbours
-from birnn_forecast.nn.graph import Diffusion
+from birnn_forecast.nn import replay
+from birnn_forecast.nn.graph import SPARSE_NODES, Diffusion
 from birnn_forecast.nn.merge import CrossGate
 
 
@@ -191,6 +193,22 @@ class FeedbackGRIN(nn.Module):
         adjacency: Float[Tensor, "nodes nodes"],
     ) -> FeedbackOutput:
         """Return the estimates of every step and node; what `x` holds where it is not observed is not read."""
+        drops = self.training and any(isinstance(m, nn.Dropout) and m.p > 0 for m in self.modules())
+        # to find out whether a large graph is sparse, its device is waited for
+        if not replay.is_wanted(x) or drops or x.shape[-1] > SPARSE_NODES:
+            return self.read(x, observed, exogenous, adjacency)
+        names, parameters = zip(*self.named_parameters(), strict=True)
+        given = [x, observed, adjacency] if exogenous is None else [x, observed, adjacency, exogenous]
+
+        def read(*inputs: Tensor) -> FeedbackOutput:
+            (x, observed, adjacency, *exogenous), weights = inputs[: len(given)], inputs[len(given) :]
+            arguments = x, observed, exogenous[0] if exogenous else None, adjacency
+            return functional_call(self, dict(zip(names, weights, strict=True)), arguments)
+
+        return FeedbackOutput(*replay.replayed(self, read, [*given, *parameters]))
+
+    def read(self, x: Tensor, observed: Tensor, exogenous: Tensor | None, adjacency: Tensor) -> FeedbackOutput:
+        """Return the same, operation by operation."""
         mask = observed[..., None].to(x.dtype)
         context = mask if exogenous is None else torch.cat([mask, exogenous], dim=-1)
         estimates, forward, backward = self.scan(

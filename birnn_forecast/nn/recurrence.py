@@ -23,7 +23,7 @@ from birnn_forecast.nn.threads import in_threads
 
 logger = logging.getLogger(__name__)
 
-MODES = ("auto", "torch")
+MODES = ("auto", "torch", "graph")
 # a task runs all steps of so many rows
 TASK_ROWS = 32
 # beyond this the weights do not fit the cache
@@ -72,6 +72,10 @@ CELLS = {
 
 class use:  # noqa: N801
     """Choose who runs recurrent layers: "auto", the fastest that can, or "torch".
+
+    With "graph", all is as with "auto", but on a CUDA device the loops of networks that feed their estimates back
+    (``BRITSModel``, ``GRINModel(recurrence="feedback")``) are replayed in training: see
+    :mod:`birnn_forecast.nn.replay`.
 
     Counts from the call on, or within a ``with`` block. The environment variable ``BIRNN_FORECAST_RECURRENCE`` sets the
     first choice.
@@ -180,7 +184,7 @@ def visible(buffers: Sequence[Tensor], backwards: Sequence[bool], parameters: Se
 def can_run(rnns: Sequence[nn.RNNBase], x: Tensor) -> bool:
     """Return whether the kernels know how to run these layers here."""
     return (
-        use.mode == "auto"
+        use.mode != "torch"
         and is_eager(x)
         and x.dtype in (torch.float32, torch.float64)
         and x.numel() > 0

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from birnn_forecast.eager import is_transformed, is_whole
-from birnn_forecast.nn import recurrence
+from birnn_forecast.nn import recurrence, replay
 from birnn_forecast.nn.cells import PairedLinear
 
 # far enough below 0 to close a gate
@@ -163,7 +163,10 @@ def steps(*inputs: Any) -> Steps:
     weight = inputs[-1]
     # half precision would round the states that are handed on from step to step
     with torch.autocast(weight.device.type, enabled=False):
-        return Steps(*StepsFunction.apply(*(a if a.dtype is torch.bool else a.to(weight.dtype) for a in inputs)))
+        inputs = tuple(a if a.dtype is torch.bool else a.to(weight.dtype) for a in inputs)
+        if replay.is_wanted(weight):
+            return Steps(*replay.replayed(StepsFunction, StepsFunction.apply, inputs))
+        return Steps(*StepsFunction.apply(*inputs))
 
 
 def plain_steps(
