@@ -194,8 +194,9 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
     def _cast(self, x_in: PLModuleInput) -> PLModuleInput:
         """Bring series of another floating-point type (a float64 covariate, say) to that of the weights."""
         dtype = self.network.decoder.output.weight.dtype
-        names = [f.name for f in fields(x_in) if isinstance(getattr(x_in, f.name), Tensor)]
-        return x_in.replace(**{name: getattr(x_in, name).to(dtype) for name in names})
+        tensors = {f.name: x for f in fields(x_in) if isinstance(x := getattr(x_in, f.name), Tensor)}
+        others = {name: x.to(dtype) for name, x in tensors.items() if x.dtype != dtype}
+        return x_in.replace(**others) if others else x_in
 
     def _sizes(self) -> Sizes:
         shapes = self.train_sample_shape
