@@ -135,8 +135,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.suite == "speed":
         from benchmarks import speed
 
-        speed.run(args.out, grin=args.grin_reference)
-        return 0
+        return int(not speed.run(args.out, grin=args.grin_reference)["met"].all())
     suite, tasks = args.suite, _tasks(args, [*SUITES, "speed"])
     models = _known(args.models, MODELS, "--models") if args.models else SUITE_MODELS[suite]
     if args.budget_cpu is None and args.budget_steps is None:

@@ -44,9 +44,8 @@ def loader_case(batch_size: int) -> tuple[Callable, Callable]:
     dataset = SequentialTorchTrainingDataset(make(4000), input_chunk_length=96, output_chunk_length=24)
 
     def read(dataset, collate):
-        for _ in range(EPOCHS):
-            for _ in DataLoader(dataset, batch_size, shuffle=True, collate_fn=collate):
-                pass
+        for _ in DataLoader(dataset, batch_size, shuffle=True, collate_fn=collate):
+            pass
 
     batches = in_batches(dataset)
     return lambda: read(dataset, _batch_collate_fn_train), lambda: read(batches, collate_training)
@@ -62,8 +61,6 @@ def models(**options) -> tuple:
 # of the nets that are trained; a batch of 256 takes longer series
 LONG = {"input_chunk_length": 96, "output_chunk_length": 24, "hidden_dim": 64}
 STEPS = {32: 150, 256: 40}
-# of the loader, one after the other as in training
-EPOCHS = 5
 
 
 def fit_case(batch_size: int) -> tuple[Callable, Callable]:

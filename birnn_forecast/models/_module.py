@@ -310,7 +310,8 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
     def _earlier_losses(self, reading: Reading, labels: Tensor, weights: Tensor | None) -> Tensor | float:
         """Return the mean absolute errors of the estimates that the last one was made from, if there are any.
 
-        What the directions differ by, where it is to be small, comes on top.
+        What the directions differ by, where it is to be small, comes on top: summed over all steps of the window, by
+        the number of observed values, which is what processes weigh their losses by.
         """
         earlier, disagreement = reading.encoding.earlier_estimates, reading.encoding.disagreement
         if earlier is None:
@@ -322,8 +323,12 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
             if reading.statistics is not None:
                 scale = reading.statistics.scale
                 disagreement = disagreement * (scale / self.rin.safe_weight if self.rin.affine else scale)
-            off = disagreement.abs() if weights is None else disagreement.abs() * weights
-            loss = loss + self.network.disagreement_weight * off.mean()
+            observed = observed_mask(labels)
+            # steps and components that show nothing at all have nothing to agree on
+            compared = reading.encoding.valid[:, :, None] & observed.any(dim=1, keepdim=True)
+            off = torch.where(compared, disagreement.abs(), 0.0)
+            off = off if weights is None else off * weights
+            loss = loss + self.network.disagreement_weight * off.sum() / observed.sum().clamp(min=1)
         return loss
 
     def _compute_loss(self, output: PLModuleOutput, target: Tensor, criterion, sample_weight: Tensor | None):

@@ -115,7 +115,8 @@ class Vectors:
         for factor in others:
             y = self.fma(y, r, factor)
         exponent = self.builder.shl(self.builder.bitcast(shifted, self.integers), self.integer(digits))
-        return self.builder.bitcast(self.builder.add(self.builder.bitcast(y, self.integers), exponent), self.type)
+        y = self.builder.bitcast(self.builder.add(self.builder.bitcast(y, self.integers), exponent), self.type)
+        return self.builder.select(self.builder.fcmp_unordered("uno", x, x), x, y)
 
     def sigmoid(self, x: Any) -> Any:
         one = self.number(1.0)

@@ -15,8 +15,8 @@ from birnn_forecast.eager import is_transformed, is_whole
 from birnn_forecast.nn import recurrence, replay
 from birnn_forecast.nn.cells import PairedLinear
 
-# far enough below 0 to close a gate
-CLOSED = -1e9
+# far enough below 0 to close a gate, in half precision, too
+CLOSED = -1e4
 
 
 class Steps(NamedTuple):
@@ -214,7 +214,9 @@ class StepsFunction(torch.autograd.Function):
         components, hidden = w_history.shape[2], w_history.shape[1]
         # the estimate from the history and the gates read the same state
         weight, bias = torch.cat([w_history, w_state], dim=2), torch.cat([b_history, b_known], dim=2)
-        joint = torch.baddbmm(bias, known.flatten(1, 2), pad(w_known, (components, 0))).view(*x.shape[:3], -1)
+        joint = torch.baddbmm(bias, known.flatten(1, 2), pad(w_known, (components, 0))).view(
+            *x.shape[:3], weight.shape[2]
+        )
         first, cross, combined, second = (torch.empty_like(x) for _ in range(4))  # input, filled once and again
         before, cell, bounded, after = (torch.empty_like(decay) for _ in range(4))
         h = c = torch.zeros_like(decay[:, 0])
@@ -235,7 +237,8 @@ class StepsFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        inputs, kept = ctx.saved_tensors[:13], ctx.saved_tensors[13:]
+        saved = ctx.saved_tensors  # which may be asked for once
+        inputs, kept = saved[:13], saved[13:]
         outputs = kept[1], kept[1], kept[1], kept[4], kept[4]
         if torch.is_grad_enabled():
             given = [torch.zeros_like(o) if g is None else g for g, o in zip(grads, outputs, strict=True)]

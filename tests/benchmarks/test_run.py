@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 import json
 import os
 import signal
@@ -12,11 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import speed
+from benchmarks import speed, speed_brits
 from benchmarks.__main__ import main
 from benchmarks.models import MODELS, SUITE_MODELS
 from benchmarks.store import SCHEMA, TIMING, Store
 from benchmarks.tasks import SUITES, TASKS
+from birnn_forecast.nn.recurrent import CELLS
 
 pytestmark = [
     pytest.mark.usefixtures("made_up"),
@@ -259,7 +261,31 @@ def test_speed_is_held_against_its_goals(tmp_path, capsys, monkeypatch):
     assert worst["ratio"] == 1.5
     assert worst["peer"] == "nn.GRU, hidden 64, 24 steps, batch 32"
     assert table["ratio"]["GRU layer, inference, worst of 2"] == 4
-    assert out.splitlines()[-1] == "5 of 6 goals met"
+    # the layer's three, one of the loader's two, and BRITS
+    assert out.splitlines()[-1] == f"5 of {len(speed_goals())} goals met, {len(speed_goals()) - 6} not run"
+
+
+def test_a_case_that_is_fast_and_wrong_misses_its_goal(tmp_path, capsys, monkeypatch):
+    wrong = speed.speed_peers.Case("BRITS, training step, 36 x 36", "PyPOTS BRITS", 9.0, 1.0, 1e-3)
+    rows_of_speed(monkeypatch, [], [wrong])
+    assert main(["run", "--suite", "speed", "--out", str(tmp_path)]) == 1
+    assert "off by 1e-03 MISS" in capsys.readouterr().out
+    rows_of_speed(monkeypatch, [], [wrong._replace(difference=1e-7)])
+    assert main(["run", "--suite", "speed", "--out", str(tmp_path)]) == 0
+
+
+def test_each_goal_of_speed_is_that_of_a_case(monkeypatch, tmp_path):
+    names = set(speed_goals())
+    peers = [f"BRITS, training step, {f} x {t}" for f, t in speed_brits.SHAPES]
+    peers += ["GRIN with feedback, training step"]
+    layers = [
+        *(f"GRU layer, training step, batch {batch}" for batch in speed.BATCHES),
+        *(f"{cell} layer, {kind}, worst of 27" for cell in CELLS for kind in ("training step", "inference")),
+    ]
+    assert names >= {*peers, *layers}
+    source = inspect.getsource(speed.speed_windows)
+    for name in names - {*peers, *layers}:
+        assert name.split(", batch")[0] in source, name
 
 
 def test_peers_that_are_not_there_are_listed(monkeypatch):
@@ -273,7 +299,9 @@ def test_the_speed_suite_writes_its_table(tmp_path, capsys):
     speed.run(str(tmp_path), repeats=1, shapes=False)
     table = pd.read_csv(tmp_path / "speed.csv")
     assert len(table) >= 17  # more with the packages of the peers
-    assert set(table.dropna(subset="goal")["case"]) <= speed_goals().keys()
+    # no goal is left without its case
+    missing = speed_goals().keys() - set(table["case"])
+    assert all(name.startswith(("BRITS, ", "GRIN ")) or "worst of 27" in name for name in missing)
     assert (table[["peer_ms", "ours_ms", "ratio"]] > 0).all(axis=None)
     np.testing.assert_allclose(table["ratio"], table["peer_ms"] / table["ours_ms"], rtol=1e-2)
     assert json.loads((tmp_path / "manifest.json").read_text())["suite"] == "speed"

@@ -1,9 +1,12 @@
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
 from darts import TimeSeries
 
 from birnn_forecast import BRITSModel
+from birnn_forecast.models import _module
 from birnn_forecast.nn.brits import BRITSNetwork
 from tests.conftest import make_model, make_series
 from tests.models.contract_helpers import fitted
@@ -87,6 +90,54 @@ def test_the_loss_is_that_of_all_estimates():
         return ((estimate * scale + mean - past)[seen]).abs().pow(power).mean()
 
     imputation = errors(encoding.estimate[..., 0], 2) + sum(errors(e, 1) for e in encoding.earlier_estimates) / 3
-    imputation = imputation + 0.1 * (encoding.disagreement * scale).abs().mean()
+    imputation = imputation + 0.1 * (encoding.disagreement * scale).abs().sum() / seen.sum()
     assert logged["train_imputation_loss"] == pytest.approx(float(imputation.detach()), rel=1e-4)
     assert loss == pytest.approx(logged["train_forecast_loss"] + 2 * float(imputation.detach()), rel=1e-4)
+
+
+def rows_of(batch, rows):
+    parts = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return type(batch)(**{name: None if x is None else x[rows] for name, x in parts.items()})
+
+
+def test_the_loss_of_a_batch_is_that_of_its_halves_by_their_observed_values(monkeypatch):
+    """So that processes, which share a batch, learn what one does."""
+    monkeypatch.setattr(_module, "hide", lambda observed, *_: observed)
+    monkeypatch.setattr(BRITSNetwork, "disagreement_weight", 5.0)
+    several = [make_series(18, 2, missing=m, seed=i, dtype=np.float64) for i, m in enumerate((0.1, 0.6, 0.2, 0.7))]
+    model = make_model(BRITSModel, (4, 24), 4, batch_size=64, optimizer_kwargs={"lr": 0.0}).fit(several)
+    module = model.model.eval()  # levels for windows that show little stay as they are
+    batch = next(iter(module.trainer.train_dataloader))
+    logged = []
+    module.log = lambda name, value, **options: logged.append((name, float(value.detach()), options["batch_size"]))
+
+    def imputation_loss(rows):
+        part = rows_of(batch, rows)
+        logged.clear()
+        module.training_step(part, 0)
+        return next((value, n) for name, value, n in logged if name == "train_imputation_loss")
+
+    whole, n = imputation_loss(slice(None))
+    (a, n_a), (b, n_b) = imputation_loss(slice(0, 10)), imputation_loss(slice(10, None))
+    assert n == n_a + n_b
+    assert n_a / n_b != pytest.approx(10 / (len(batch.past_target) - 10), rel=0.02)
+    assert whole == pytest.approx((a * n_a + b * n_b) / n, rel=1e-6)
+
+
+def test_padding_and_silent_components_have_nothing_to_agree_on(monkeypatch):
+    monkeypatch.setattr(_module, "hide", lambda observed, *_: observed)
+    found = []
+    for weight in (0.0, 5.0):
+        monkeypatch.setattr(BRITSNetwork, "disagreement_weight", weight)
+        nothing = make_series(16, 1).with_values(
+            np.r_[np.full(12, np.nan), np.ones(4)].astype(np.float32)[:, None, None]
+        )
+        model = make_model(BRITSModel, 12, 4, optimizer_kwargs={"lr": 0.0}).fit([make_series(16, 1), nothing])
+        module, logged = model.model, {}
+        batch = next(iter(module.trainer.train_dataloader))
+        silent = batch.past_target.isnan().all(dim=1)[:, 0]
+        part = rows_of(batch, silent)
+        module.log = lambda name, value, logged=logged, **_: logged.setdefault(name, float(value.detach()))
+        module.training_step(part, 0)
+        found.append(logged["train_imputation_loss"])
+    assert found == [0.0, 0.0]

@@ -13,7 +13,7 @@ import torch
 from darts.utils.serialization import safe_globals
 from pytorch_lightning.callbacks import Callback
 
-from birnn_forecast import BiGRUModel, GRINModel
+from birnn_forecast import BiGRUModel, BRITSModel, GRINModel
 from birnn_forecast.callbacks import SparseLogging
 from birnn_forecast.models import _module
 from birnn_forecast.training import TimeBudget
@@ -67,7 +67,7 @@ def fitted(tmp_path, monkeypatch):
     return fit
 
 
-@pytest.mark.parametrize("cls", [BiGRUModel, GRINModel])
+@pytest.mark.parametrize("cls", [BiGRUModel, BRITSModel, GRINModel])
 def test_the_same_curve_and_weights_as_one_process_with_twice_the_batch(cls, fitted):
     # 33 windows of validation, which two processes cannot share evenly
     options = {"masking_rate": 0.0, "n_epochs": 2, "fit": {"val_series": SERIES[:3]}}

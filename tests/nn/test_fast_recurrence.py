@@ -267,10 +267,12 @@ def test_what_stands_before_the_start_touches_no_weight(cell):
 def test_what_is_not_a_number_stays_so_in_its_row(cell):
     scan, x = Scan(cell, 3, 4), torch.randn(20, 6, 3)
     x[1, 2], x[3, 2], x[5, 2] = torch.nan, torch.inf, 1e30
+    x[7, 2] = torch.tensor(0x7FC00001, dtype=torch.int32).view(torch.float32)  # not a number either
     states = scan(x, torch.zeros(20, dtype=torch.long))
-    assert states[1, 2:].isnan().all()
-    assert states[1, :2].isfinite().all()
-    assert states[[0, 2, 4, 5, *range(6, 20)]].isfinite().all()
+    for row in (1, 7):
+        assert states[row, 2:].isnan().all()
+        assert states[row, :2].isfinite().all()
+    assert states[[0, 2, 4, 5, 6, *range(8, 20)]].isfinite().all()
 
 
 @each_cell
@@ -391,7 +393,7 @@ def test_other_layers_are_left_to_torch(calls, cell):
 
 
 def test_the_mode_is_checked_and_restored():
-    with pytest.raises(ValueError, match="`mode` must be one of 'auto', 'torch', got 'numba'"):
+    with pytest.raises(ValueError, match="`mode` must be one of 'auto', 'torch', 'graph', got 'numba'"):
         recurrence.use("numba")
     with recurrence.use("torch"):
         assert recurrence.use.mode == "torch"
@@ -530,3 +532,37 @@ def test_a_model_fits_as_with_torch(calls, model_class):
         assert bool(calls) == (mode == "auto")
     np.testing.assert_allclose(losses[1], losses[0], atol=1e-5)
     np.testing.assert_allclose(forecasts[1], forecasts[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("case", "by_torch"),
+    [
+        ({"batch": 1}, True),
+        ({"batch": 4, "features": 70}, True),
+        ({"batch": 40}, False),
+        ({"batch": 1, "cell": "GRU"}, False),
+        ({"batch": 1, "start": 2}, False),
+        ({"batch": 1, "initial": True}, False),
+        ({"batch": 1, "backward": True}, False),
+    ],
+)
+@pytest.mark.parametrize("gradient", [False, True])
+def test_few_rows_of_an_lstm_are_left_to_torch_in_one_call(calls, case, by_torch, gradient):
+    case = {"cell": "LSTM", "features": 3, "start": 0, "initial": False, "backward": False} | case
+    f, b = (randomised(Scan(case["cell"], case["features"], 20, backward)).rnn for backward in (False, True))
+    x, start = torch.randn(5, case["batch"], case["features"]), torch.full((case["batch"],), case["start"])
+    initial = [torch.zeros(case["batch"], 40), None] if case["initial"] else None
+    rnns, ways = ([b], [True]) if case["backward"] else ([f, b], [False, True])
+
+    def run():
+        return recurrence.states(rnns, ways, x, start, initial[: len(rnns)] if initial else None)
+
+    with torch.set_grad_enabled(gradient):
+        found = run()
+    # in training, four rows are for the kernels
+    assert bool(calls) == (not by_torch or (gradient and case["batch"] == 4 and case["features"] < 64))
+    for rnn, backward, states in zip(rnns, ways, found, strict=True):
+        ordered = x[case["start"] :].flip(0) if backward else x[case["start"] :]
+        expected = rnn(ordered.transpose(0, 1))[0].transpose(0, 1)
+        expected = expected.flip(0) if backward else expected
+        torch.testing.assert_close(states[case["start"] :], expected, rtol=0, atol=1e-5)

@@ -6,6 +6,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.func import functional_call, jacrev
+from torch.utils.checkpoint import checkpoint
 
 from birnn_forecast.nn import recurrence, rits
 from birnn_forecast.nn.brits import mean_of_informed
@@ -214,6 +215,27 @@ def test_half_precision_does_not_round_the_states():
         found = network(*inputs).after
     assert found.dtype is torch.float32
     torch.testing.assert_close(found, expected, rtol=0.05, atol=0.02)
+
+
+def test_checkpointing_keeps_the_input_only():
+    network, (x, observed, u, start) = make(), window()
+    x.requires_grad_()
+
+    def gradients(checkpointed):
+        run = lambda x: network(x, observed, u, start).combined  # noqa: E731
+        out = checkpoint(run, x, use_reentrant=False) if checkpointed else run(x)
+        return torch.autograd.grad(out.square().sum(), [x, network.state.weight])
+
+    torch.testing.assert_close(gradients(True), gradients(False), rtol=0, atol=0)
+
+
+def test_float16_and_nothing_to_read():
+    network, (x, observed, u, start) = make(dtype=torch.float32), window(dtype=torch.float32)
+    expected = network(x, observed, u, start)
+    for a, b in zip(network.half()(x.half(), observed, u, start), expected, strict=True):
+        torch.testing.assert_close(a.float(), b, rtol=0.05, atol=0.02)
+    empty = make()(torch.zeros(0, 4, 3).double(), torch.zeros(0, 4, 3, dtype=torch.bool), None, start[:0])
+    assert empty.combined.shape == (2, 4, 0, 3)
 
 
 def test_copies_run():
