@@ -40,12 +40,13 @@ def interleaved(darts: Callable, ours: Callable, repeats: int) -> tuple[float, f
     return float(np.median(seconds[0])), float(np.median(seconds[1]))
 
 
-def loader_case(batch_size: int) -> tuple[Callable, Callable]:
+def loader_case(batch_size: int, epochs: int = 1) -> tuple[Callable, Callable]:
     dataset = SequentialTorchTrainingDataset(make(4000), input_chunk_length=96, output_chunk_length=24)
 
     def read(dataset, collate):
-        for _ in DataLoader(dataset, batch_size, shuffle=True, collate_fn=collate):
-            pass
+        for _ in range(epochs):
+            for _ in DataLoader(dataset, batch_size, shuffle=True, collate_fn=collate):
+                pass
 
     batches = in_batches(dataset)
     return lambda: read(dataset, _batch_collate_fn_train), lambda: read(batches, collate_training)
@@ -118,6 +119,8 @@ def measure(repeats: int = 7) -> Iterator[tuple[str, str, float, float]]:
         model.fit(many[:5])
     history = {"retrain": False, "forecast_horizon": 12, "last_points_only": False}
     cases = {f"loader alone, batch {size}": loader_case(size) for size in (32, 256)}
+    # with nothing in between, caches stay warm
+    cases |= {f"loader, five epochs in a row, batch {size}": loader_case(size, 5) for size in (32, 256)}
     cases |= {f"fit, one epoch, batch {size}": fit_case(size) for size in (32, 256)}
     cases |= {f"fit, 200 series, covariates, batch {size}": covariates_case(size) for size in (32, 256)}
     for name, run in {

@@ -316,17 +316,22 @@ class TrainingBatches(TorchTrainingDataset):
         self.in_series = self._windows_in_series()
         self.within = np.maximum(self.in_series, 1)
         self.again = bool((self.within < dataset.max_samples_per_ts).any())
+        # the first step of the latest horizon of each series
+        self.latest = self.length - dataset.output_chunk_length
+        if isinstance(dataset, HorizonBasedTorchTrainingDataset):
+            self.latest = self.latest - (dataset.min_lh - 1) * dataset.output_chunk_length
         reached = np.minimum(self.in_series, dataset.max_samples_per_ts)
-        earliest = self._end(np.arange(len(self.length)), reached - 1) - dataset.output_chunk_length
-        latest = self._end(np.arange(len(self.length)), np.zeros_like(reached)) - dataset.output_chunk_length
+        earliest = self.latest - (reached - 1) * dataset.stride
         if dataset.output_chunk_length == 0:
             raise _Plain
         self.windows = _Windows(
-            dataset, dataset.sample_weight, earliest, latest, dataset.shift, dataset.output_chunk_length
+            dataset, dataset.sample_weight, earliest, self.latest, dataset.shift, dataset.output_chunk_length
         )
         if (self.in_series < 1).any():
             bad = np.zeros(len(self.length), dtype=bool) if self.windows.bad is None else self.windows.bad
             self.windows.bad = bad | (self.in_series < 1)
+        # then a window's number is all that it takes
+        self.alone = len(self.length) == 1 and not self.again and self.windows.static is None
 
     def _windows_in_series(self) -> Integers:
         dataset = self.dataset
@@ -334,13 +339,6 @@ class TrainingBatches(TorchTrainingDataset):
             enough = self.length >= (dataset.lookback + dataset.max_lh) * dataset.output_chunk_length
             return np.where(enough, dataset.max_samples_per_ts, 0)
         return -((self.length - dataset.size_of_both_chunks + 1) // -dataset.stride)
-
-    def _end(self, series: Integers, number: Integers) -> Integers:
-        """Return the step after the last of the horizon of the windows with this `number`, counted from the latest."""
-        end = self.length[series] - number * self.dataset.stride
-        if isinstance(self.dataset, HorizonBasedTorchTrainingDataset):
-            end = end - (self.dataset.min_lh - 1) * self.dataset.output_chunk_length
-        return end
 
     def keep_on(self, device: torch.device | None) -> None:
         """Cut batches on `device` from now on, if all series fit into a quarter of what is free there; None: here."""
@@ -358,13 +356,13 @@ class TrainingBatches(TorchTrainingDataset):
     def __getitems__(self, indices: Sequence[int]) -> TorchTrainingBatch | list[TorchTrainingSample]:
         """Return the batch of the samples with these `indices`."""
         try:
-            numbers = np.fromiter(indices, np.int64, len(indices))
-            series, number = np.divmod(numbers, self.dataset.max_samples_per_ts)
+            number, series = np.fromiter(indices, np.int64, len(indices)), 0
+            if not self.alone:
+                series, number = np.divmod(number, self.dataset.max_samples_per_ts)
             if self.again:
                 # where there are fewer than asked for, they are run through again; Darts speaks up where there are none
                 number %= self.within[series]
-            horizon = self._end(series, number) - self.dataset.output_chunk_length
-            return TrainingBatch(**self.windows.cut(series, horizon))
+            return TrainingBatch(**self.windows.cut(series, self.latest[series] - number * self.dataset.stride))
         except _Plain:
             return [self.dataset[index] for index in indices]
 

@@ -1,7 +1,9 @@
 """Recurrent layers on the CPU, several times as fast as torch's at small batches.
 
 What :func:`states` does not know how to run faster, it leaves to torch; :class:`use` leaves everything to torch.
-``python -m benchmarks.speed_recurrence`` measures every cell; :func:`is_slower` says where torch is to be preferred.
+``python -m benchmarks.speed_recurrence`` measures every cell: torch is to be preferred at none of its shapes. Beyond them,
+LSTM layers of few rows or more than 128 units may take a tenth longer than torch's, in inference. What is infinite in the
+input may turn all units of its row into NaN, not only those that read it.
 """
 
 import functools
@@ -125,14 +127,6 @@ def states(
         return None
     parameters: list[Any] = [p for rnn in rnns for p in rnn._flat_weights]
     gradient = torch.is_grad_enabled() and any(p.requires_grad for p in (x, *parameters))
-    if (
-        is_slower(rnns[0], x, gradient)
-        and (start is None or not start.any())
-        and not any(i is not None for i in initial or [])
-    ):
-        found = in_one_call(rnns, backwards, x)
-        if found is not None:
-            return found
     module = kernels(cell_of(parameters).gates, x.dtype, gradient)
     if module is None:
         return None
@@ -142,24 +136,6 @@ def states(
         return list(Layers.apply(x, start, tuple(backwards), initial, *parameters))
     buffers, _, _ = run_forward(module, x, start, backwards, initial, parameters, keep=False)
     return visible(buffers, backwards, parameters)
-
-
-def is_slower(rnn: nn.RNNBase, x: Tensor, gradient: bool) -> bool:
-    """Return whether torch is faster than the kernels: with LSTM layers of many units or features and few rows.
-
-    As measured by ``python -m benchmarks.speed_recurrence --cell LSTM --batch 1 8 32 --hidden 64 128 256``.
-    """
-    return rnn.mode == "LSTM" and max(rnn.hidden_size, rnn.input_size) >= (16 if gradient else 4) * x.shape[1]
-
-
-def in_one_call(rnns: Sequence[nn.RNNBase], backwards: Sequence[bool], x: Tensor) -> list[Tensor] | None:
-    """Return the states of LSTM layers by a call of torch's, None where it would take more than one."""
-    if list(backwards) not in ([False], [False, True]):
-        return None
-    first = x.new_zeros(len(rnns), x.shape[1], rnns[0].hidden_size)
-    weights = [p for rnn in rnns for p in rnn._flat_weights]
-    states = torch.lstm(x, (first, first), weights, True, 1, 0.0, False, len(rnns) == 2, False)[0]
-    return list(states.chunk(len(rnns), dim=-1))
 
 
 @torch.no_grad()

@@ -532,37 +532,3 @@ def test_a_model_fits_as_with_torch(calls, model_class):
         assert bool(calls) == (mode == "auto")
     np.testing.assert_allclose(losses[1], losses[0], atol=1e-5)
     np.testing.assert_allclose(forecasts[1], forecasts[0], rtol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("case", "by_torch"),
-    [
-        ({"batch": 1}, True),
-        ({"batch": 4, "features": 70}, True),
-        ({"batch": 40}, False),
-        ({"batch": 1, "cell": "GRU"}, False),
-        ({"batch": 1, "start": 2}, False),
-        ({"batch": 1, "initial": True}, False),
-        ({"batch": 1, "backward": True}, False),
-    ],
-)
-@pytest.mark.parametrize("gradient", [False, True])
-def test_few_rows_of_an_lstm_are_left_to_torch_in_one_call(calls, case, by_torch, gradient):
-    case = {"cell": "LSTM", "features": 3, "start": 0, "initial": False, "backward": False} | case
-    f, b = (randomised(Scan(case["cell"], case["features"], 20, backward)).rnn for backward in (False, True))
-    x, start = torch.randn(5, case["batch"], case["features"]), torch.full((case["batch"],), case["start"])
-    initial = [torch.zeros(case["batch"], 40), None] if case["initial"] else None
-    rnns, ways = ([b], [True]) if case["backward"] else ([f, b], [False, True])
-
-    def run():
-        return recurrence.states(rnns, ways, x, start, initial[: len(rnns)] if initial else None)
-
-    with torch.set_grad_enabled(gradient):
-        found = run()
-    # in training, four rows are for the kernels
-    assert bool(calls) == (not by_torch or (gradient and case["batch"] == 4 and case["features"] < 64))
-    for rnn, backward, states in zip(rnns, ways, found, strict=True):
-        ordered = x[case["start"] :].flip(0) if backward else x[case["start"] :]
-        expected = rnn(ordered.transpose(0, 1))[0].transpose(0, 1)
-        expected = expected.flip(0) if backward else expected
-        torch.testing.assert_close(states[case["start"] :], expected, rtol=0, atol=1e-5)
