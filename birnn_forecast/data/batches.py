@@ -356,7 +356,8 @@ class TrainingBatches(TorchTrainingDataset):
     def __getitems__(self, indices: Sequence[int]) -> TorchTrainingBatch | list[TorchTrainingSample]:
         """Return the batch of the samples with these `indices`."""
         try:
-            number, series = np.fromiter(indices, np.int64, len(indices)), 0
+            number = np.fromiter(indices, np.int64, len(indices))
+            series: Any = 0
             if not self.alone:
                 series, number = np.divmod(number, self.dataset.max_samples_per_ts)
             if self.again:

@@ -1,9 +1,9 @@
 """Recurrent layers on the CPU, several times as fast as torch's at small batches.
 
 What :func:`states` does not know how to run faster, it leaves to torch; :class:`use` leaves everything to torch.
-``python -m benchmarks.speed_recurrence`` measures every cell: torch is to be preferred at none of its shapes. Beyond them,
-LSTM layers of few rows or more than 128 units may take a tenth longer than torch's, in inference. What is infinite in the
-input may turn all units of its row into NaN, not only those that read it.
+``python -m benchmarks.speed_recurrence`` measures every cell: torch is to be preferred at none of its shapes. Beyond
+them, LSTM layers of few rows or more than 128 units may take a tenth longer than torch's, in inference. What is
+infinite may turn all units of its row into NaN, not only those that read it.
 """
 
 import functools
@@ -280,8 +280,8 @@ class Layers(torch.autograd.Function):
         if not ctx.fresh:
             kept = run_forward(module, x, start, ctx.backwards, ctx.initial, parameters, keep=True)[2]
         ctx.fresh = False
-        layers = x, start, ctx.backwards, parameters, buffers, cells, kept
-        d_x, *d_parameters = run_backward(module, grads, *layers, ctx.needs_input_grad[0])
+        done = x, start, ctx.backwards, parameters, buffers, cells, kept
+        d_x, *d_parameters = run_backward(module, grads, *done, ctx.needs_input_grad[0])
         return d_x, None, None, None, *d_parameters
 
 
