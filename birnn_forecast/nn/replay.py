@@ -36,7 +36,8 @@ def record_on_cuda(run: Callable[[], Sequence[Tensor]]) -> tuple[Sequence[Tensor
             run()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # other threads, such as one that pins batches, may go on
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         outputs = run()
     return outputs, graph.replay
 
