@@ -204,6 +204,8 @@ def compare_replayed(cls: Any, device: str) -> str:
     for mode in ("graph", "auto"):
         with recurrence.use(mode):
             model = fitted(cls, series_with_gaps(), device, "32-true", n_epochs=5, **LOOPS[cls])
+            if mode == "graph" and device in replay.RECORD and not replay.Recordings.count():
+                raise RuntimeError("nothing was recorded")
             weights.append([*model.model.cpu().parameters()])
     difference = max(float((a - b).abs().max()) for a, b in zip(*weights, strict=True))
     if not difference <= TOLERANCE:
@@ -262,7 +264,10 @@ def loop_table(device: str, repeats: int) -> list[str]:
             with recurrence.use(mode):
                 seconds.append(step_seconds({"": network}, 32, device, repeats + replay.CALLS)[""])
         plain, replayed = seconds
-        rows.append([cls.__name__, f"{1e3 * plain:.1f}", f"{1e3 * replayed:.1f}", f"{plain / replayed:.2f}"])
+        found = (
+            [f"{1e3 * replayed:.1f}", f"{plain / replayed:.2f}"] if replay.Recordings.count() else ["not recorded", "-"]
+        )
+        rows.append([cls.__name__, f"{1e3 * plain:.1f}", *found])
     note = 'Loops over time of 96 steps, batch 32, as they are and with `recurrence.use("graph")` (CUDA graphs).'
     return [note, "", *table(["model", "ms a step", "replayed, ms a step", "ratio"], rows)]
 

@@ -23,6 +23,7 @@ def test_report_on_a_cpu(capsys, tmp_path, monkeypatch):
         segments = "not offered" if name in ("BRITSModel", "GRINModel") else "1.0000"
         loop = "0" if segments == "not offered" else "no loop"
         assert f"| {name} | finite | finite | 0 | 0 | {segments} | {loop} |" in report
+    assert report.count("| not recorded | - |") == 2
     assert report.splitlines()[-1].startswith("| 3 | ")
     assert report.splitlines()[-1].endswith(" | - |")
     for name in (gpu_check.PEER, *gpu_check.MODELS):
@@ -93,4 +94,14 @@ def test_loops_that_are_replayed_wrongly_fail(monkeypatch):
     monkeypatch.setattr(replay, "is_wanted", lambda x: recurrence.use.mode == "graph")
     monkeypatch.setattr(replay, "replayed", as_if_recorded)
     with pytest.raises(ArithmeticError, match="weights differ"):
+        gpu_check.compare_replayed(gpu_check.BRITSModel, "cpu")
+
+
+def test_loops_that_are_not_replayed_at_all_fail(monkeypatch):
+    def broken(run):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setitem(replay.RECORD, "cpu", broken)
+    monkeypatch.setattr(replay.Recordings, "failed", False)
+    with pytest.raises(RuntimeError, match="nothing was recorded"):
         gpu_check.compare_replayed(gpu_check.BRITSModel, "cpu")

@@ -330,8 +330,6 @@ class TrainingBatches(TorchTrainingDataset):
         if (self.in_series < 1).any():
             bad = np.zeros(len(self.length), dtype=bool) if self.windows.bad is None else self.windows.bad
             self.windows.bad = bad | (self.in_series < 1)
-        # then a window's number is all that it takes
-        self.alone = len(self.length) == 1 and not self.again and self.windows.static is None
 
     def _windows_in_series(self) -> Integers:
         dataset = self.dataset
@@ -356,10 +354,8 @@ class TrainingBatches(TorchTrainingDataset):
     def __getitems__(self, indices: Sequence[int]) -> TorchTrainingBatch | list[TorchTrainingSample]:
         """Return the batch of the samples with these `indices`."""
         try:
-            number = np.fromiter(indices, np.int64, len(indices))
-            series: Any = 0
-            if not self.alone:
-                series, number = np.divmod(number, self.dataset.max_samples_per_ts)
+            numbers = np.fromiter(indices, np.int64, len(indices))
+            series, number = np.divmod(numbers, self.dataset.max_samples_per_ts)
             if self.again:
                 # where there are fewer than asked for, they are run through again; Darts speaks up where there are none
                 number %= self.within[series]

@@ -197,13 +197,13 @@ class FeedbackGRIN(nn.Module):
         # to find out whether a large graph is sparse, its device is waited for
         if not replay.is_wanted(x) or drops or x.shape[-1] > SPARSE_NODES:
             return self.read(x, observed, exogenous, adjacency)
-        names, parameters = zip(*self.named_parameters(), strict=True)
+        names, parameters = zip(*Reading(self).named_parameters(), strict=True)
         given = [x, observed, adjacency] if exogenous is None else [x, observed, adjacency, exogenous]
 
         def read(*inputs: Tensor) -> FeedbackOutput:
             (x, observed, adjacency, *exogenous), weights = inputs[: len(given)], inputs[len(given) :]
             arguments = x, observed, exogenous[0] if exogenous else None, adjacency
-            return functional_call(self, dict(zip(names, weights, strict=True)), arguments)
+            return functional_call(Reading(self), dict(zip(names, weights, strict=True)), arguments)
 
         return FeedbackOutput(*replay.replayed(self, read, [*given, *parameters]))
 
@@ -300,6 +300,17 @@ class FeedbackGRIN(nn.Module):
         further = own.new_zeros(2, (self.kernel_size - 1) * hidden, hidden)
         heard_weight = torch.cat([own, along, further, against, further], dim=1)
         return heard_weight, torch.cat([value.flatten(1, 2), context.flatten(1, 2), bias], dim=1)
+
+
+class Reading(nn.Module):
+    """:meth:`FeedbackGRIN.read` as a module: a call of it calls no hooks of the network's."""
+
+    def __init__(self, network: FeedbackGRIN):
+        super().__init__()
+        self.network = network
+
+    def forward(self, *arguments: Any) -> FeedbackOutput:
+        return self.network.read(*arguments)
 
 
 def both_ways(x: Tensor) -> Tensor:

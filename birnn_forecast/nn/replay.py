@@ -2,7 +2,8 @@
 
 A function of tensors is recorded for the shapes that it is called with again and again: its forward pass, and its
 backward pass together with another forward pass, so that nothing but inputs need be kept from one to the other. A
-recording is compared with the function before it is used, and not used where they differ or it cannot be made.
+recording is compared with the function, on other values, before it is used, and not used where they differ; where a
+device cannot record, nothing is tried a second time.
 
 Chosen by ``birnn_forecast.nn.recurrence.use("graph")``. New, and not yet measured on a device:
 ``python -m benchmarks.gpu_check`` compares and times it.
@@ -10,7 +11,7 @@ Chosen by ``birnn_forecast.nn.recurrence.use("graph")``. New, and not yet measur
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -29,16 +30,19 @@ TOLERANCE = 1e-3
 
 def record_on_cuda(run: Callable[[], Sequence[Tensor]]) -> tuple[Sequence[Tensor], Callable[[], None]]:
     """Return what `run` returned while it was recorded, and what computes the same tensors again."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
+    stream, before = torch.cuda.Stream(), torch.cuda.current_stream()
+    stream.wait_stream(before)
     with torch.cuda.stream(stream):  # libraries set themselves up in the first runs
         for _ in range(3):
             run()
-    torch.cuda.current_stream().wait_stream(stream)
+    before.wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    # other threads, such as one that pins batches, may go on
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        outputs = run()
+    try:
+        # other threads, such as one that pins batches, may go on
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            outputs = run()
+    finally:
+        torch.cuda.set_stream(before)
     return outputs, graph.replay
 
 
@@ -51,6 +55,12 @@ class Recordings:
 
     made: ClassVar[WeakKeyDictionary[Any, dict[tuple, Any]]] = WeakKeyDictionary()
     busy = False
+    failed = False  # a device that could not record once is not asked again
+
+    @classmethod
+    def count(cls) -> int:
+        """Return how many are in use."""
+        return sum(isinstance(one, Recording) for known in cls.made.values() for one in known.values())
 
 
 def is_wanted(x: Tensor) -> bool:
@@ -59,11 +69,14 @@ def is_wanted(x: Tensor) -> bool:
         recurrence.use.mode == "graph"
         and x.device.type in RECORD
         and not Recordings.busy
+        and not Recordings.failed
         and torch.is_grad_enabled()
         and not torch.is_autocast_enabled(x.device.type)
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and not is_transformed()
+        # checkpointing counts what is saved, and must find the same a second time
+        and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
     )
 
 
@@ -107,7 +120,8 @@ class Recording:
     """A function's passes for certain shapes, with inputs, outputs and gradients of their own."""
 
     def __init__(self, function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]):
-        record = RECORD[inputs[0].device.type]
+        device = inputs[0].device
+        record = RECORD[device.type]
         self.inputs = [x.detach().clone().requires_grad_(x.requires_grad) for x in inputs]
         self.wanted = [i for i, x in enumerate(inputs) if x.requires_grad]
 
@@ -123,10 +137,19 @@ class Recording:
                 torch.zeros_like(self.inputs[i]) if g is None else g for i, g in zip(self.wanted, found, strict=True)
             )
 
-        with plainly():
+        with plainly(), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            self.reached = self._reached(function(*self.inputs))
             self.outputs, self.replay_forward = record(forward)
             self.grads = [torch.ones_like(o) for o in self.outputs]
             self.d_inputs, self.replay_backward = record(backward)
+
+    def _reached(self, outputs: Sequence[Tensor]) -> list[set[int]]:
+        """Return which inputs have a gradient from each output."""
+        wanted = [self.inputs[i] for i in self.wanted]
+        slopes = [
+            torch.autograd.grad(o, wanted, torch.ones_like(o), retain_graph=True, allow_unused=True) for o in outputs
+        ]
+        return [{i for i, slope in zip(self.wanted, one, strict=True) if slope is not None} for one in slopes]
 
     @torch.no_grad()
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -144,9 +167,10 @@ class Recording:
         for own, grad in zip(self.grads, grads, strict=True):
             own.zero_() if grad is None else own.copy_(grad)
         self.replay_backward()
+        reached = set().union(*(own for own, grad in zip(self.reached, grads, strict=True) if grad is not None))
         found: list[Tensor | None] = [None] * len(inputs)
         for i, d in zip(self.wanted, self.d_inputs, strict=True):
-            found[i] = d.clone()
+            found[i] = d.clone() if i in reached else None
         return found
 
 
@@ -154,18 +178,26 @@ def recording_of(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Ten
     """Return a recording that has shown to do what the function does, or None."""
     try:
         recording = Recording(function, inputs)
-        with plainly(), torch.enable_grad():
-            own = [x.detach().requires_grad_(x.requires_grad) for x in inputs]
-            outputs = tuple(function(*own))
-            grads = [torch.ones_like(o) for o in outputs]
-            slopes = torch.autograd.grad(outputs, [own[i] for i in recording.wanted], grads, allow_unused=True)
-        found = recording.backward(inputs, grads)
-        pairs = [*zip(recording.forward(inputs), outputs, strict=True)]
-        pairs += [(found[i], g) for i, g in zip(recording.wanted, slopes, strict=True) if g is not None]
-        return recording if all(agree(a, b) for a, b in pairs) else None
-    except Exception:  # whatever a device has against it, the function itself still works
-        logger.debug("No recording of %s here.", function, exc_info=True)
+    except Exception:  # whatever a device has against it, the function itself may still work
+        Recordings.failed = True
+        logger.warning("Loops cannot be replayed here, and are run as they are.", exc_info=True)
         return None
+    # with other values than those that were recorded
+    others = [(0.9 * x.detach() + 0.05 if x.is_floating_point() else x).requires_grad_(x.requires_grad) for x in inputs]
+    with plainly(), torch.enable_grad():
+        outputs = tuple(function(*others))
+        grads = [torch.linspace(-1, 1, o.numel(), dtype=o.dtype, device=o.device).view(o.shape) for o in outputs]
+        slopes = torch.autograd.grad(outputs, [others[i] for i in recording.wanted], grads, allow_unused=True)
+    with torch.no_grad():
+        for own in (*recording.outputs, *recording.d_inputs):
+            own.fill_(float("nan"))
+    found = recording.backward(others, grads)
+    pairs = [*zip(recording.forward(others), outputs, strict=True)]
+    pairs += [(found[i], g) for i, g in zip(recording.wanted, slopes, strict=True) if g is not None]
+    if all(agree(a, b) for a, b in pairs):
+        return recording
+    logger.warning("A loop is run as it is: replayed, it gave other results.")
+    return None
 
 
 def agree(a: Tensor | None, b: Tensor) -> bool:

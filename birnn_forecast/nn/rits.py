@@ -119,6 +119,7 @@ class RITS(nn.Module):
             share = torch.baddbmm(self.share.bias, rows, self.share.weight).sigmoid().view(values.shape)
             cross = self.cross.weight * self.others, self.cross.bias
         return steps(
+            self,
             *(values, seen, decay, share, torch.cat(known, dim=-1)),
             *(weight, self.known.bias, self.history.weight, self.history.bias, *cross),
             *(self.filled.weight, self.state.weight),
@@ -153,7 +154,7 @@ def steps_since(
     return torch.stack(since, dim=1)
 
 
-def steps(*inputs: Any) -> Steps:
+def steps(owner: RITS, *inputs: Any) -> Steps:
     """Run the loop over time: in one operation with a gradient of its own, or as :func:`plain_steps` where asked."""
     plain = (
         recurrence.use.mode == "torch" or torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed()
@@ -165,7 +166,7 @@ def steps(*inputs: Any) -> Steps:
     with torch.autocast(weight.device.type, enabled=False):
         inputs = tuple(a if a.dtype is torch.bool else a.to(weight.dtype) for a in inputs)
         if replay.is_wanted(weight):
-            return Steps(*replay.replayed(StepsFunction, StepsFunction.apply, inputs))
+            return Steps(*replay.replayed(owner, StepsFunction.apply, inputs))
         return Steps(*StepsFunction.apply(*inputs))
 
 
