@@ -112,6 +112,12 @@ class _Stack:
         return self.__dict__ | {"tensor": None}  # another process has a device of its own
 
 
+def views(values: np.ndarray, row: int, stride: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Return windows of `values`, the first of them from `row` on, each `stride` rows after the one before."""
+    strides = (stride * values.strides[0], *values.strides)
+    return np.lib.stride_tricks.as_strided(values[row:], shape, strides, writeable=False)
+
+
 class _Span:
     """The windows of one kind: `length` steps of a stack, from `start` steps after the first target on.
 
@@ -130,18 +136,27 @@ class _Span:
     def __init__(self, stack: _Stack, lead: Integers, start: int, length: int):
         self.stack, self.lead, self.start, self.length = stack, lead, start, length
         self.origin: Integers = stack.first + lead + start
+        self.order: tuple[int, int, int] | None = None
+        self._set_view()
+
+    def number(self, latest: int, stride: int, count: int) -> None:
+        """Let the only series' windows be cut by their number, counted from that of the horizon `latest` backwards."""
+        self.order = int(self.origin[0]) + latest, stride, count
         self._set_view()
 
     def _set_view(self) -> None:
         values = self.stack.values
+        steps = (self.length, values.shape[1])
         # a window that does not fit is never asked for
-        shape = (max(len(values) - self.length + 1, 0), self.length, values.shape[1])
-        strides = (values.strides[0], *values.strides)
-        self.view = np.lib.stride_tricks.as_strided(values, shape, strides, writeable=False)
+        self.view = views(values, 0, 1, (max(len(values) - self.length + 1, 0), *steps))
+        self.numbered: Any = None
+        if self.order is not None:
+            row, stride, count = self.order
+            self.numbered = views(values, row, -stride, (count, *steps))
 
     def __getstate__(self) -> dict[str, Any]:
-        # the view would be written out window by window
-        return {name: value for name, value in self.__dict__.items() if name != "view"}
+        # the views would be written out window by window
+        return {name: value for name, value in self.__dict__.items() if name not in ("view", "numbered")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -250,6 +265,21 @@ class _Windows:
         """What all spans are cut from."""
         return list({id(span.stack): span.stack for span in (*self.pasts.values(), *self.futures.values())}.values())
 
+    def number(self, latest: int, stride: int, count: int) -> bool:
+        """Let windows be cut by their number where there is one series, and nothing but its windows to a batch."""
+        plain = not self.padded and self.bad is None and self.static is None
+        spans = [*self.pasts.values(), *self.futures.values()]
+        if not plain or any(len(span.origin) > 1 for span in spans):
+            return False
+        for span in spans:
+            span.number(latest, stride, count)
+        return True
+
+    def cut_numbered(self, numbers: Integers) -> dict[str, Tensor]:
+        """Return the arrays of the windows with these numbers."""
+        spans = (self.pasts | self.futures).items()
+        return {name: torch.from_numpy(span.numbered[numbers]) for name, span in spans}
+
     def cut(self, series: Integers, horizon: Integers) -> dict[str, Tensor]:
         """Return the arrays of the windows whose horizons start at `horizon` in the `series`."""
         if self.bad is not None and self.bad[series].any():
@@ -330,6 +360,10 @@ class TrainingBatches(TorchTrainingDataset):
         if (self.in_series < 1).any():
             bad = np.zeros(len(self.length), dtype=bool) if self.windows.bad is None else self.windows.bad
             self.windows.bad = bad | (self.in_series < 1)
+        self.kept = False
+        self.numbered = not self.again and self.windows.number(
+            int(self.latest[0]), dataset.stride, dataset.max_samples_per_ts
+        )
 
     def _windows_in_series(self) -> Integers:
         dataset = self.dataset
@@ -342,8 +376,12 @@ class TrainingBatches(TorchTrainingDataset):
         """Cut batches on `device` from now on, if all series fit into a quarter of what is free there; None: here."""
         needed = sum(stack.values.nbytes for stack in self.windows.stacks)
         if device is None or 4 * needed <= free_memory(device):
+            self.kept = device is not None
             for stack in self.windows.stacks:
                 stack.keep_on(device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"kept": False}  # as its stacks
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -355,6 +393,8 @@ class TrainingBatches(TorchTrainingDataset):
         """Return the batch of the samples with these `indices`."""
         try:
             numbers = np.fromiter(indices, np.int64, len(indices))
+            if self.numbered and not self.kept:
+                return TrainingBatch(**self.windows.cut_numbered(numbers))
             series, number = np.divmod(numbers, self.dataset.max_samples_per_ts)
             if self.again:
                 # where there are fewer than asked for, they are run through again; Darts speaks up where there are none

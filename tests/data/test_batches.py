@@ -305,3 +305,22 @@ class TestLeftToDarts:
         inference = SequentialTorchInferenceDataset([make(40)], input_chunk_length=12)
         assert isinstance(in_batches(inference), InferenceBatches)
         np.testing.assert_array_equal(in_batches(inference)[0].past_target, inference[0].past_target)
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("stride", [1, 3])
+def test_numbers_from_the_end_and_out_of_range(several, stride):
+    """A series by itself is cut by other means than several."""
+    series = [make(40, 2)] + [make(33, 2, seed=1)] * several
+    dataset = SequentialTorchTrainingDataset(series, input_chunk_length=5, output_chunk_length=2, stride=stride)
+    batches = in_batches(dataset)
+    assert isinstance(batches, TrainingBatches)
+    assert batches.numbered is not several
+    for copied in (batches, pickle.loads(pickle.dumps(batches))):
+        numbers = [0, -1, len(dataset) // 2]
+        assert_same(copied.__getitems__(numbers), _batch_collate_fn_train([dataset[i] for i in numbers]))
+        for number in (2 * len(dataset), -3 * len(dataset)):
+            with pytest.raises(IndexError):
+                dataset[number]
+            with pytest.raises(IndexError):
+                copied.__getitems__([0, number])
