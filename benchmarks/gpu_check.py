@@ -159,7 +159,7 @@ def compare_with_host(cls: Any, device: str) -> str:
             shards.KEPT_ON.clear()
             shards.KEPT_ON.update(kept)
             torch.manual_seed(0)
-            weights.append([*fitted(cls, series_with_gaps(), device, "32-true").model.cpu().parameters()])
+            weights.append(detached(fitted(cls, series_with_gaps(), device, "32-true")))
     finally:
         shards.KEPT_ON.clear()
         shards.KEPT_ON.update(before)
@@ -196,6 +196,11 @@ def slope_in_segments(cls: Any, device: str) -> str:
     return f"{ratio:.4f}"
 
 
+def detached(model: Any) -> list[torch.Tensor]:
+    """Return the weights of a model, on the CPU."""
+    return [weight.detach() for weight in model.model.cpu().parameters()]
+
+
 def compare_replayed(cls: Any, device: str) -> str:
     """Fit with the loop over time recorded on the device, and without."""
     if cls not in LOOPS:
@@ -206,7 +211,7 @@ def compare_replayed(cls: Any, device: str) -> str:
             model = fitted(cls, series_with_gaps(), device, "32-true", n_epochs=5, **LOOPS[cls])
             if mode == "graph" and device in replay.RECORD and not replay.Recordings.count():
                 raise RuntimeError("nothing was recorded")
-            weights.append([*model.model.cpu().parameters()])
+            weights.append(detached(model))
     difference = max(float((a - b).abs().max()) for a, b in zip(*weights, strict=True))
     if not difference <= TOLERANCE:
         raise ArithmeticError(f"weights differ by {difference:.2g}")
