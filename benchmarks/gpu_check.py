@@ -206,6 +206,7 @@ def compare_replayed(cls: Any, device: str) -> str:
     if cls not in LOOPS:
         return "no loop"
     weights = []
+    replay.Recordings.made.clear()
     for mode in ("graph", "auto"):
         with recurrence.use(mode):
             model = fitted(cls, series_with_gaps(), device, "32-true", n_epochs=5, **LOOPS[cls])
@@ -265,6 +266,7 @@ def loop_table(device: str, repeats: int) -> list[str]:
     rows = []
     for cls, options in LOOPS.items():
         network, seconds = module(cls, device, **options), []
+        replay.Recordings.made.clear()
         for mode in ("auto", "graph"):
             with recurrence.use(mode):
                 seconds.append(step_seconds({"": network}, 32, device, repeats + replay.CALLS)[""])
@@ -303,7 +305,7 @@ def fit_table(device: str, batch_sizes: Sequence[int], repeats: int) -> list[str
 
 
 def busy_share(run: Callable[[], Any], device: str) -> str:
-    """Return which part of the time of `run` the device spends in kernels, as its profiler has it."""
+    """Return which part of the time of `run` the device spends in kernels and copies, as its profiler has it."""
     if device != "cuda":
         return "-"
     from torch.profiler import ProfilerActivity, profile

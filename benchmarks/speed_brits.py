@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.models.pypots_imputers import library, silent
 from birnn_forecast.nn.brits import BRITSNetwork
-from birnn_forecast.nn.rits import RITS, both_ways, in_time
+from birnn_forecast.nn.rits import RITS, both_ways_by_step, in_time
 
 BATCH, HIDDEN = 32, 64
 STEPS = 5
@@ -97,7 +97,7 @@ def networks(features: int, length: int) -> tuple[Callable[[], list[Tensor]], Ca
     def step() -> list[Tensor]:
         found = ours(x, observed, None, start)
         f, b = in_time(found.combined)
-        loss = errors(found[:3], both_ways(x), both_ways(mask)).sum() / 3
+        loss = errors(found[:3], both_ways_by_step(x), both_ways_by_step(mask)).sum() / 3
         loss = loss + BRITSNetwork.disagreement_weight * ((f - b) * (1 - mask)).abs().mean()
         gradients(ours, loss)
         own = ours.state.weight.grad[0].T.unflatten(0, (4, HIDDEN))[[*np.argsort(GATES)]].flatten(0, 1)

@@ -146,7 +146,7 @@ class GapAwareModel(ImputingMixin, BatchesMixin, MixedCovariatesTorchModel):
     network: ClassVar[str] = "joint"
     """Name of the network in ``birnn_forecast.models._module.NETWORKS``."""
     encoder: ClassVar[str]
-    """Name of the encoder in ``birnn_forecast.nn.networks.ENCODERS``."""
+    """Name of the encoder in ``birnn_forecast.nn.networks.ENCODERS``, unless the network brings its own."""
     norm_options: ClassVar[tuple[str, ...]] = ("affine", "eps")
     """What ``use_reversible_instance_norm`` takes as a dictionary."""
 

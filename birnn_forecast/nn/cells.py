@@ -193,9 +193,8 @@ class FeedbackGRIN(nn.Module):
         adjacency: Float[Tensor, "nodes nodes"],
     ) -> FeedbackOutput:
         """Return the estimates of every step and node; what `x` holds where it is not observed is not read."""
-        drops = self.training and any(isinstance(m, nn.Dropout) and m.p > 0 for m in self.modules())
         # to find out whether a large graph is sparse, its device is waited for
-        if not replay.is_wanted(x) or drops or x.shape[-1] > SPARSE_NODES:
+        if not replay.is_wanted(x) or self._drops or x.shape[-1] > SPARSE_NODES:
             return self.read(x, observed, exogenous, adjacency)
         names, parameters = zip(*Reading(self).named_parameters(), strict=True)
         given = [x, observed, adjacency] if exogenous is None else [x, observed, adjacency, exogenous]
@@ -206,6 +205,10 @@ class FeedbackGRIN(nn.Module):
             return functional_call(Reading(self), dict(zip(names, weights, strict=True)), arguments)
 
         return FeedbackOutput(*replay.replayed(self, read, [*given, *parameters]))
+
+    @property
+    def _drops(self) -> bool:
+        return self.training and any(isinstance(m, nn.Dropout) and m.p > 0 for m in self.modules())
 
     def read(self, x: Tensor, observed: Tensor, exogenous: Tensor | None, adjacency: Tensor) -> FeedbackOutput:
         """Return the same, operation by operation."""

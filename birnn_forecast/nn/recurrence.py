@@ -419,8 +419,22 @@ def twice_differentiable(
             steps.append(state[0])
         output = torch.stack(steps)
         outputs.append(output.flip(0) if backward else output)
+    return gradients(outputs, inputs, needed, grads)
+
+
+def gradients(
+    outputs: Sequence[Tensor], inputs: Sequence[Any], needed: Sequence[bool], grads: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """Return the gradients, to be differentiated again, of the inputs that need one, and None for the others."""
+    pairs = [(output, grad) for output, grad in zip(outputs, grads, strict=True) if grad is not None]
     wanted = [i for i, need in enumerate(needed) if need]
-    found = torch.autograd.grad(outputs, [inputs[i] for i in wanted], grads, create_graph=True)
+    found = torch.autograd.grad(
+        [output for output, _ in pairs],
+        [inputs[i] for i in wanted],
+        [grad for _, grad in pairs],
+        create_graph=True,
+        allow_unused=True,
+    )
     results: list[Tensor | None] = [None] * len(inputs)
     for i, gradient in zip(wanted, found, strict=True):
         results[i] = gradient

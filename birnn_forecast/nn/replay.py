@@ -223,16 +223,4 @@ class Replay(torch.autograd.Function):
         # to be differentiated again
         with plainly():
             outputs = ctx.function(*inputs)
-        pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None]
-        wanted = [i for i, x in enumerate(inputs) if x.requires_grad]
-        slopes = torch.autograd.grad(
-            [o for o, _ in pairs],
-            [inputs[i] for i in wanted],
-            [g for _, g in pairs],
-            create_graph=True,
-            allow_unused=True,
-        )
-        found: list[Tensor | None] = [None] * len(inputs)
-        for i, slope in zip(wanted, slopes, strict=True):
-            found[i] = slope
-        return None, None, *found
+        return None, None, *recurrence.gradients(outputs, inputs, ctx.needs_input_grad[2:], grads)

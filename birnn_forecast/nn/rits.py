@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from birnn_forecast.eager import is_transformed, is_whole
 from birnn_forecast.nn import recurrence, replay
-from birnn_forecast.nn.cells import PairedLinear
+from birnn_forecast.nn.cells import PairedLinear, aligned
 
 # far enough below 0 to close a gate, in half precision, too
 CLOSED = -1e4
@@ -99,16 +99,16 @@ class RITS(nn.Module):
         start: Int[Tensor, " batch"],
     ) -> Steps:
         """Return the estimates and states of each step; nothing before a row's `start` reaches what comes later."""
-        values, seen = both_ways(x), both_ways(observed)
+        values, seen = both_ways_by_step(x), both_ways_by_step(observed)
         mask = seen.to(x.dtype)
         # the backward direction begins with the window's end; the forward one, without state and cell, with its start
         begun = torch.arange(x.shape[1], device=x.device)[:, None, None] > start[:, None]
         begun = torch.stack([begun, torch.ones_like(begun)])
-        since = steps_since(seen, begun).to(x.dtype)
+        since = steps_since_others(seen, begun).to(x.dtype)
         decay = faded(self.state_decay.bias, since, self.state_decay.weight)
         if not is_whole(start == 0):
             decay = decay * begun
-        known = [mask, ~begun] if exogenous is None else [mask, both_ways(exogenous), ~begun]
+        known = [mask, ~begun] if exogenous is None else [mask, both_ways_by_step(exogenous), ~begun]
         weight = torch.cat([self.known.weight, self.forget.expand(2, 1, -1)], dim=1)
         if self.cross is None or self.share is None:
             share, cross = torch.zeros_like(values), (self.others.expand(2, 1, 1), self.others.expand(2, 1, 1))
@@ -132,22 +132,24 @@ def faded(bias: Any, since: Tensor, weight: Tensor) -> Tensor:
     return below.clamp(max=0).exp().unflatten(1, since.shape[1:3])
 
 
-def both_ways(x: Tensor) -> Tensor:
+def both_ways_by_step(x: Tensor) -> Tensor:
     """Stack ``(batch, time, ...)`` as it is and with its time reversed, and bring time before the batch."""
     x = x.transpose(0, 1)
     return torch.stack([x, x.flip(0)])
 
 
 def in_time(x: Float[Tensor, "2 time batch features"]) -> tuple[Tensor, Tensor]:
-    """Undo :func:`both_ways`: return the forward and the backward part, both in the order of time."""
-    f, b = x.unbind()
-    return f.transpose(0, 1), b.flip(0).transpose(0, 1)
+    """Undo :func:`both_ways_by_step`: return ``(batch, time, features)`` of either, both in the order of time."""
+    return aligned(x.transpose(1, 2))
 
 
-def steps_since(
+def steps_since_others(
     observed: Bool[Tensor, "2 time batch components"], begun: Bool[Tensor, "2 time batch 1"]
 ) -> Float[Tensor, "2 time batch components"]:
-    """Return the number of steps to the last observation before each step, or to the one before the first `begun`."""
+    """Return the number of steps to the last observation before each step, or to the one before the first `begun`.
+
+    Step by step, which is several times as fast as the running maximum of :func:`birnn_forecast.masks.steps_since`.
+    """
     since = [torch.zeros(observed[:, 0].shape, device=observed.device)]
     for seen, on in zip(observed.unbind(1)[:-1], begun.unbind(1)[1:], strict=True):
         since.append(torch.where(seen, 1.0, since[-1] + 1) * on)
@@ -242,8 +244,7 @@ class StepsFunction(torch.autograd.Function):
         inputs, kept = saved[:13], saved[13:]
         outputs = kept[1], kept[1], kept[1], kept[4], kept[4]
         if torch.is_grad_enabled():
-            given = [torch.zeros_like(o) if g is None else g for g, o in zip(grads, outputs, strict=True)]
-            return tuple(twice_differentiable(inputs, given, ctx.needs_input_grad))
+            return tuple(recurrence.gradients(plain_steps(*inputs), inputs, ctx.needs_input_grad, grads))
         _, observed, decay, share, known, w_known, _, w_history, _, w_cross, _, w_filled, w_state = inputs
         joint, cross, first, second, before, after, cell, bounded = kept
         d_history, d_cross, d_combined, d_before, d_after = (
@@ -292,13 +293,3 @@ class StepsFunction(torch.autograd.Function):
             product(before, d_history), total(d_history), product(first, d_cross), total(d_cross),
             product(second, d_gates), product(before, d_gates),
         )  # fmt: skip
-
-
-def twice_differentiable(inputs: Any, grads: Any, needed: Any) -> list[Tensor | None]:
-    """Return the gradients of :class:`StepsFunction`'s inputs by torch's own operations."""
-    wanted = [i for i, need in enumerate(needed) if need]
-    found = torch.autograd.grad(plain_steps(*inputs), [inputs[i] for i in wanted], grads, create_graph=True)
-    results: list[Tensor | None] = [None] * len(inputs)
-    for i, gradient in zip(wanted, found, strict=True):
-        results[i] = gradient
-    return results

@@ -222,7 +222,9 @@ def test_checkpointing_keeps_the_input_only():
     x.requires_grad_()
 
     def gradients(checkpointed):
-        run = lambda x: network(x, observed, u, start).combined  # noqa: E731
+        def run(x):
+            return network(x, observed, u, start).combined
+
         out = checkpoint(run, x, use_reentrant=False) if checkpointed else run(x)
         return torch.autograd.grad(out.square().sum(), [x, network.state.weight])
 
