@@ -265,15 +265,18 @@ class _Windows:
         """What all spans are cut from."""
         return list({id(span.stack): span.stack for span in (*self.pasts.values(), *self.futures.values())}.values())
 
-    def number(self, latest: int, stride: int, count: int) -> bool:
+    def number(self, latest: int, stride: int, count: int) -> None:
         """Let windows be cut by their number where there is one series, and nothing but its windows to a batch."""
-        plain = not self.padded and self.bad is None and self.static is None
         spans = [*self.pasts.values(), *self.futures.values()]
-        if not plain or any(len(span.origin) > 1 for span in spans):
-            return False
-        for span in spans:
-            span.number(latest, stride, count)
-        return True
+        if not self.padded and self.bad is None and self.static is None and len(spans[0].origin) == 1:
+            for span in spans:
+                span.number(latest, stride, count)
+
+    @property
+    def are_numbered(self) -> bool:
+        """Whether windows can be cut by their number: not those that are cut on a device."""
+        target = self.pasts["past_target"]
+        return target.order is not None and target.stack.tensor is None
 
     def cut_numbered(self, numbers: Integers) -> dict[str, Tensor]:
         """Return the arrays of the windows with these numbers."""
@@ -360,10 +363,8 @@ class TrainingBatches(TorchTrainingDataset):
         if (self.in_series < 1).any():
             bad = np.zeros(len(self.length), dtype=bool) if self.windows.bad is None else self.windows.bad
             self.windows.bad = bad | (self.in_series < 1)
-        self.kept = False
-        self.numbered = not self.again and self.windows.number(
-            int(self.latest[0]), dataset.stride, dataset.max_samples_per_ts
-        )
+        if not self.again:
+            self.windows.number(int(self.latest[0]), dataset.stride, dataset.max_samples_per_ts)
 
     def _windows_in_series(self) -> Integers:
         dataset = self.dataset
@@ -376,12 +377,8 @@ class TrainingBatches(TorchTrainingDataset):
         """Cut batches on `device` from now on, if all series fit into a quarter of what is free there; None: here."""
         needed = sum(stack.values.nbytes for stack in self.windows.stacks)
         if device is None or 4 * needed <= free_memory(device):
-            self.kept = device is not None
             for stack in self.windows.stacks:
                 stack.keep_on(device)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"kept": False}  # as its stacks
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -393,7 +390,7 @@ class TrainingBatches(TorchTrainingDataset):
         """Return the batch of the samples with these `indices`."""
         try:
             numbers = np.fromiter(indices, np.int64, len(indices))
-            if self.numbered and not self.kept:
+            if self.windows.are_numbered:
                 return TrainingBatch(**self.windows.cut_numbered(numbers))
             series, number = np.divmod(numbers, self.dataset.max_samples_per_ts)
             if self.again:

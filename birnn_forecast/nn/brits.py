@@ -8,7 +8,7 @@ from torch import Tensor
 
 from birnn_forecast.masks import first_step, observed_mask
 from birnn_forecast.nn.networks import Encoding, ForecastNetwork, Window, fill_gaps, with_mask
-from birnn_forecast.nn.recurrent import valid_steps
+from birnn_forecast.nn.recurrent import first_states, valid_steps
 from birnn_forecast.nn.rits import RITS, in_time
 
 
@@ -43,8 +43,7 @@ class BRITSNetwork(ForecastNetwork):
         found = self.encoder(window.target, window.observed, exogenous, start)
         states = torch.cat(in_time(found.after), dim=-1) * shown
         hidden = states.shape[-1] // 2
-        first = torch.gather(states[..., hidden:], 1, start[:, None, None].expand(-1, 1, hidden))
-        final = torch.cat([states[:, -1, :hidden], first[:, 0]], dim=-1)
+        final = torch.cat([states[:, -1, :hidden], first_states(states[..., hidden:], start)[:, 0]], dim=-1)
         encoding = Encoding(fill_gaps(window, self.season_length), states, final, valid_steps(start, states.shape[1]))
         if self.step_head is None:
             return encoding

@@ -17,7 +17,7 @@ from birnn_forecast.nn.node_encoder import StackedEncoder, is_large
 from birnn_forecast.nn.node_graph import NodeGraph
 from birnn_forecast.nn.normalization import ShrunkInstanceNorm
 from birnn_forecast.nn.pooling import POOLINGS
-from birnn_forecast.nn.recurrent import valid_steps
+from birnn_forecast.nn.recurrent import first_states, valid_steps
 
 # where the sharpness of the graph's heads starts
 SHARPNESS = {"distance": (16.0, 2.8)}
@@ -181,7 +181,7 @@ class GraphNetwork(nn.Module):
         rows = fold(states)
         # the last forward and the first backward state
         half = rows.shape[-1] // 2
-        first = torch.gather(rows[..., half:], 1, start.repeat_interleave(nodes)[:, None, None].expand(-1, 1, half))
+        first = first_states(rows[..., half:], start.repeat_interleave(nodes))
         final = torch.cat([rows[:, -1, :half], first[:, 0]], dim=-1)
         return Encoding(filled, rows, final, valid.repeat_interleave(nodes, dim=0), *estimates)
 

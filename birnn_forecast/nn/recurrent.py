@@ -72,6 +72,15 @@ class LayerStart(NamedTuple):
     seed: int | None = None
 
 
+def first_states(
+    states: Float[Tensor, "batch time hidden"], start: Int[Tensor, " batch"]
+) -> Float[Tensor, "batch 1 hidden"]:
+    """Return the states at each row's first step."""
+    if begin_at_once(start):
+        return states[:, :1]
+    return torch.gather(states, 1, start[:, None, None].expand(-1, 1, states.shape[-1]))
+
+
 class Scan(nn.Module):
     """One recurrent layer in one direction.
 
@@ -228,12 +237,7 @@ class BidirectionalEncoder(Layers):
     ) -> tuple[Float[Tensor, "batch time state"], Float[Tensor, "batch final"]]:
         """Return the merged states of the last layer, and its last forward merged with its first backward state."""
         states, f, b = self.read(x, start)
-        first = b
-        if b is not None and begin_at_once(start):
-            first = b[:, :1]
-        elif b is not None:
-            first = torch.gather(b, 1, start[:, None, None].expand(-1, 1, b.shape[-1]))
-        return states, self.final(f[:, -1:], first)
+        return states, self.final(f[:, -1:], None if b is None else first_states(b, start))
 
     def read(
         self,

@@ -11,9 +11,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from birnn_forecast.eager import is_transformed, is_whole
+from birnn_forecast.eager import is_transformed
 from birnn_forecast.nn import recurrence, replay
 from birnn_forecast.nn.cells import PairedLinear, aligned
+from birnn_forecast.nn.recurrent import begin_at_once
 
 # far enough below 0 to close a gate, in half precision, too
 CLOSED = -1e4
@@ -106,7 +107,7 @@ class RITS(nn.Module):
         begun = torch.stack([begun, torch.ones_like(begun)])
         since = steps_since_others(seen, begun).to(x.dtype)
         decay = faded(self.state_decay.bias, since, self.state_decay.weight)
-        if not is_whole(start == 0):
+        if not begin_at_once(start):
             decay = decay * begun
         known = [mask, ~begun] if exogenous is None else [mask, both_ways_by_step(exogenous), ~begun]
         weight = torch.cat([self.known.weight, self.forget.expand(2, 1, -1)], dim=1)

@@ -315,7 +315,7 @@ def test_numbers_from_the_end_and_out_of_range(several, stride):
     dataset = SequentialTorchTrainingDataset(series, input_chunk_length=5, output_chunk_length=2, stride=stride)
     batches = in_batches(dataset)
     assert isinstance(batches, TrainingBatches)
-    assert batches.numbered is not several
+    assert batches.windows.are_numbered is not several
     for copied in (batches, pickle.loads(pickle.dumps(batches))):
         numbers = [0, -1, len(dataset) // 2]
         assert_same(copied.__getitems__(numbers), _batch_collate_fn_train([dataset[i] for i in numbers]))
