@@ -5,7 +5,6 @@ budgets and seeds have no place here: a figure is a ratio of two times, and hold
 are those of ``goals.toml``.
 """
 
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pandas as pd
 import torch
 
 from benchmarks import speed_peers, speed_recurrence, speed_windows
+from benchmarks.goals import of_speed
 from benchmarks.quiet import quiet
 from benchmarks.store import Store
 
@@ -22,7 +22,6 @@ LAYER, BATCHES = (64, 96), (32, 128, 512)
 FEATURES = 8
 # of the results of networks with the same weights
 LARGEST_DIFFERENCE = 1e-5
-GOALS = Path(__file__).parent / "goals.toml"
 
 
 def measure(repeats: int = 7, grin: Path | None = None, shapes: bool = True) -> Iterator[dict[str, Any] | str]:
@@ -30,7 +29,7 @@ def measure(repeats: int = 7, grin: Path | None = None, shapes: bool = True) -> 
 
     What cannot be run here is a line that says why. Without `shapes`, layers are timed in a few shapes only.
     """
-    goals = _goals()
+    goals = of_speed()
 
     def row(case: str, peer: str, theirs: float, ours: float, difference: float | None = None) -> dict[str, Any]:
         times = {"peer_ms": 1e3 * theirs, "ours_ms": 1e3 * ours, "ratio": theirs / ours}
@@ -51,10 +50,6 @@ def measure(repeats: int = 7, grin: Path | None = None, shapes: bool = True) -> 
             yield from (row(*case) for case in slowest_shapes())
         for found in speed_peers.measure(repeats, grin):
             yield found if isinstance(found, str) else row(*found)
-
-
-def _goals() -> dict[str, float]:
-    return tomllib.loads(GOALS.read_text(encoding="utf-8"))["speed"]["least"]
 
 
 def slowest_shapes() -> Iterator[tuple[str, str, float, float]]:
@@ -83,7 +78,7 @@ def run(out: str, repeats: int = 7, grin: Path | None = None, shapes: bool = Tru
         times = f"{row['peer_ms']:10.1f}{row['ours_ms']:10.1f}{row['ratio']:7.2f}"
         print(f"{row['case']:42}{times}{goal:>6}  {row['peer']}{off}{missed}", flush=True)
     table = pd.DataFrame(rows)
-    goals = _goals()
+    goals = of_speed()
     of_goals = table[table["case"].isin(goals)]
     print(f"{of_goals['met'].sum()} of {len(goals)} goals met, {len(goals) - len(of_goals)} not run")
     store = Store(out)

@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from benchmarks.goals import of_speed
 from benchmarks.speed_windows import interleaved
 from birnn_forecast.nn.cells import FeedbackGRIN
 
 BATCH, TIME, NODES, HIDDEN, DEGREE = 32, 36, 36, 64, 8
-GOAL = 2.0
+GOAL = of_speed()["GRIN with feedback, training step"]
 LARGEST_DIFFERENCE = 1e-6
 NETWORK = "lib/nn/models/grin.py"
 DIRECTIONS = ("fwd_rnn", "bwd_rnn")

@@ -16,11 +16,12 @@ from itertools import product
 import torch
 from torch import nn
 
+from benchmarks.goals import of_speed
 from birnn_forecast.nn.recurrent import CELLS, BidirectionalEncoder
 
 HIDDEN, LENGTHS, BATCHES = (32, 64, 128), (24, 96, 336), (32, 128, 512)
 # training step, by (cell, hidden, length, batch)
-GOALS = {("GRU", 64, 96, 32): 2.2, ("GRU", 64, 96, 128): 1.3, ("GRU", 64, 96, 512): 1.2}
+GOALS = {("GRU", 64, 96, batch): of_speed()[f"GRU layer, training step, batch {batch}"] for batch in BATCHES}
 
 
 def seconds_in_turns(functions: Sequence[Callable[[], object]], budget: float = 1.5) -> list[float]:

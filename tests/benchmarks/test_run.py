@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 
 from benchmarks import speed, speed_brits
 from benchmarks.__main__ import main
+from benchmarks.goals import of_speed
 from benchmarks.models import MODELS, SUITE_MODELS
 from benchmarks.store import SCHEMA, TIMING, Store
 from benchmarks.tasks import SUITES, TASKS
@@ -233,10 +233,6 @@ def test_real_models_give_the_same_bytes_from_one_worker_and_from_two(tmp_path):
     assert_same(tmp_path / "1", tmp_path / "2")
 
 
-def speed_goals():
-    return tomllib.loads(speed.GOALS.read_text())["speed"]["least"]
-
-
 def rows_of_speed(monkeypatch, ratios, said=()):
     monkeypatch.setattr(speed.speed_windows, "measure", lambda repeats: iter(ratios))
     monkeypatch.setattr(speed.speed_recurrence, "compare", lambda *args: [3.0, 1.0, 2.0, 1.0])
@@ -262,7 +258,7 @@ def test_speed_is_held_against_its_goals(tmp_path, capsys, monkeypatch):
     assert worst["peer"] == "nn.GRU, hidden 64, 24 steps, batch 32"
     assert table["ratio"]["GRU layer, inference, worst of 2"] == 4
     # the layer's three, one of the loader's two, and BRITS
-    assert out.splitlines()[-1] == f"5 of {len(speed_goals())} goals met, {len(speed_goals()) - 6} not run"
+    assert out.splitlines()[-1] == f"5 of {len(of_speed())} goals met, {len(of_speed()) - 6} not run"
 
 
 def test_a_case_that_is_fast_and_wrong_misses_its_goal(tmp_path, capsys, monkeypatch):
@@ -275,7 +271,7 @@ def test_a_case_that_is_fast_and_wrong_misses_its_goal(tmp_path, capsys, monkeyp
 
 
 def test_each_goal_of_speed_is_that_of_a_case(monkeypatch, tmp_path):
-    names = set(speed_goals())
+    names = set(of_speed())
     peers = [f"BRITS, training step, {f} x {t}" for f, t in speed_brits.SHAPES]
     peers += ["GRIN with feedback, training step"]
     layers = [
@@ -300,7 +296,7 @@ def test_the_speed_suite_writes_its_table(tmp_path, capsys):
     table = pd.read_csv(tmp_path / "speed.csv")
     assert len(table) >= 17  # more with the packages of the peers
     # no goal is left without its case
-    missing = speed_goals().keys() - set(table["case"])
+    missing = of_speed().keys() - set(table["case"])
     assert all(name.startswith(("BRITS, ", "GRIN ")) or "worst of 27" in name for name in missing)
     assert (table[["peer_ms", "ours_ms", "ratio"]] > 0).all(axis=None)
     np.testing.assert_allclose(table["ratio"], table["peer_ms"] / table["ours_ms"], rtol=1e-2)
