@@ -70,6 +70,13 @@ def results(network, run, x, observed):
     return [*outputs, *torch.autograd.grad(loss, [x, *network.parameters()])]
 
 
+def assert_as_without(network, run):
+    for call in range(6):
+        found = results(network, run, *window(seed=call))
+        with recurrence.use("auto"):
+            torch.testing.assert_close(found, results(network, run, *window(seed=call)), rtol=0, atol=1e-12)
+
+
 both = pytest.mark.parametrize("make", [rits, grin])
 
 
@@ -148,11 +155,7 @@ def test_a_recording_that_does_something_else_is_not_used(make, recorder, monkey
         return outputs, worse
 
     monkeypatch.setitem(replay.RECORD, "cpu", wrong)
-    network, run = make()
-    for call in range(6):
-        found = results(network, run, *window(seed=call))
-        with recurrence.use("auto"):
-            torch.testing.assert_close(found, results(network, run, *window(seed=call)), rtol=0, atol=1e-12)
+    assert_as_without(*make())
     assert recorder.replayed == 2  # for the comparison
 
 
@@ -164,11 +167,7 @@ def test_a_replay_that_does_nothing_is_not_used(make, way, recorder, monkeypatch
         return outputs, (again if way == "outputs only" and recorder.recorded == 1 else lambda: None)
 
     monkeypatch.setitem(replay.RECORD, "cpu", idle)
-    network, run = make()
-    for call in range(6):
-        found = results(network, run, *window(seed=call))
-        with recurrence.use("auto"):
-            torch.testing.assert_close(found, results(network, run, *window(seed=call)), rtol=0, atol=1e-12)
+    assert_as_without(*make())
     assert replay.Recordings.count() == 0
 
 
