@@ -9,8 +9,8 @@ from darts.utils.likelihood_models.torch import TorchLikelihood
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from birnn_forecast.masks import fill, observed_mask
-from birnn_forecast.nn.normalization import MaskedInstanceNorm, WindowStatistics
+from birnn_forecast.masks import fill, masked_mean, masked_var, observed_mask
+from birnn_forecast.nn.normalization import InstanceNorm, SeriesStatistics, WindowStatistics, positive
 
 # What each raw parameter (before the likelihood's own link function) becomes when the series changes its unit:
 # "location" moves and scales with it, "scale" only scales (by the window's scale), "level" scales by its level, "rate"
@@ -36,6 +36,53 @@ PARAMETER_ROLES: dict[LikelihoodType, tuple[str, ...]] = {
 }
 
 
+# Distributions of counts, of shares and of events: their values have no unit that could be changed
+WITHOUT_UNIT = {
+    LikelihoodType.Poisson,
+    LikelihoodType.NegativeBinomial,
+    LikelihoodType.Geometric,
+    LikelihoodType.Bernoulli,
+    LikelihoodType.Beta,
+    LikelihoodType.ContinuousBernoulli,
+    LikelihoodType.Dirichlet,
+}
+SMALLEST_UNIT = 0.05
+"""Least scale of a window, in that of its series: a still window must not outweigh all others in the loss."""
+
+
+def has_unit(likelihood: TorchLikelihood | None) -> bool:
+    """Return whether it is known how the parameters change with the unit of the series."""
+    if likelihood is None or likelihood.type is LikelihoodType.Quantile:
+        return True
+    return likelihood.type in PARAMETER_ROLES and likelihood.type not in WITHOUT_UNIT
+
+
+def loss_unit(target: Tensor, observed: Tensor, series: SeriesStatistics | None) -> Tensor:
+    """Return the unit ``(batch, 1, components)`` in which the loss of a window and component is measured.
+
+    It is the standard deviation of what is observed in the input chunk, at least ``SMALLEST_UNIT`` of that of the
+    series' component, and all of that where less than two values are observed; of a constant series its level. Where
+    the series is not known, the whole batch stands for it.
+
+    Parameters
+    ----------
+    target, observed
+        Input chunks ``(batch, time, components)`` in the series' unit, and what may be read of them.
+    series
+        What the windows' series have shown.
+    """
+    mean = masked_mean(target, observed)
+    scale = masked_var(target, observed, mean).sqrt()
+    if series is None:
+        flat, seen = target.flatten(0, 1)[None], observed.flatten(0, 1)[None]
+        whole_mean = masked_mean(flat, seen).expand_as(mean)
+        whole = masked_var(flat, seen, whole_mean[:1]).sqrt().expand_as(mean)
+    else:
+        whole_mean, whole = torch.nan_to_num(series.mean), torch.nan_to_num(series.scale)
+    known = observed.sum(dim=1, keepdim=True) > 1
+    return positive(torch.where(known, torch.maximum(scale, SMALLEST_UNIT * whole), whole), whole_mean)
+
+
 def parameter_roles(likelihood: TorchLikelihood | None) -> tuple[str, ...]:
     """Return the role of each raw parameter; a deterministic forecast, a quantile, or an unknown one is a location."""
     if likelihood is None:
@@ -50,23 +97,27 @@ def initial_offsets(likelihood: TorchLikelihood | None) -> tuple[float, ...]:
     return tuple(0.5 * NormalDist().inv_cdf(quantile) for quantile in likelihood.quantiles)
 
 
-def denormalise(raw: Tensor, statistics: WindowStatistics, norm: MaskedInstanceNorm, roles: tuple[str, ...]) -> Tensor:
-    """Bring raw parameters ``(batch, time, components, parameters)`` from a normalised window to the series' unit."""
-    mean, scale = statistics
+def denormalise(raw: Tensor, statistics: WindowStatistics, norm: InstanceNorm | None, roles: tuple[str, ...]) -> Tensor:
+    """Bring raw parameters ``(batch, time, components, parameters)`` from a normalised window to the series' unit.
+
+    Without a `norm`, only level and scale are applied.
+    """
+    mean, scale = statistics.mean, statistics.scale
+    affine = norm if norm is not None and norm.affine else None
     if all(role == "location" for role in roles):  # all at once
         mean, scale = mean[..., None], scale[..., None]
-        if norm.affine:
-            scale = scale / norm.safe_weight[:, None]
-            mean = mean - norm.affine_bias[:, None] * scale
+        if affine is not None:
+            scale = scale / affine.safe_weight[:, None]
+            mean = mean - affine.affine_bias[:, None] * scale
         return raw * scale + mean
     # a positive level for parameters that only make sense on positive series
-    level = torch.where(mean > 0, mean, scale)
+    level = torch.where(mean > 0, mean, positive(scale, mean))
     out = []
     for role, y in zip(roles, raw.unbind(-1), strict=True):
         if role == "location":
-            y = norm.undo_affine(y) * scale + mean
+            y = (y if affine is None else affine.undo_affine(y)) * scale + mean
         elif role == "scale":
-            unit = scale / norm.safe_weight.abs() if norm.affine else scale
+            unit = scale if affine is None else scale / affine.safe_weight.abs()
             y = inverse_softplus(softplus(y) * unit)
         elif role == "level":
             y = inverse_softplus(softplus(y) * level)
@@ -78,6 +129,13 @@ def denormalise(raw: Tensor, statistics: WindowStatistics, norm: MaskedInstanceN
             y = y - level.log()
         out.append(y)
     return torch.stack(out, dim=-1)
+
+
+def in_order(raw: Tensor, likelihood: TorchLikelihood | None) -> Tensor:
+    """Return raw parameters whose quantiles do not cross: sorted, as by Chernozhukov et al. (2010)."""
+    if likelihood is None or likelihood.type is not LikelihoodType.Quantile:
+        return raw
+    return raw.sort(dim=-1).values
 
 
 def inverse_softplus(y: Tensor) -> Tensor:

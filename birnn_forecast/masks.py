@@ -234,9 +234,10 @@ def hide(
     hidden = hidden | (block(1) & some_rows(times * BLACKOUT))
     if channels > 1:
         hidden = hidden | (draw(batch, 1, channels) < SILENT)
-    # no row goes without
+    # no row goes without: at least the value that is drawn first
     nothing = ~(hidden & observed).any(dim=1, keepdim=True).any(dim=2, keepdim=True)
-    hidden = hidden | (nothing & (draw(batch, time, channels) < rate / 3))
+    drawn = torch.where(observed, draw(batch, time, channels), 2.0)
+    hidden = hidden | (nothing & (drawn < (drawn.amin(dim=(1, 2), keepdim=True) + 1e-9).clamp(min=rate / 3)))
     if blank:
         hidden = hidden | some_rows(BLANK)
     return observed & ~(hidden & some_rows(1 - whole))

@@ -1,6 +1,7 @@
 """Presets of Darts' ``pl_trainer_kwargs``: device, precision, clipping, stopping, averages, logging, compiling."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -137,21 +138,30 @@ class RestartingEarlyStopping(EarlyStopping):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the monitored quantity, where it is one of each epoch."""
-        self._check_that_it_is_there(trainer)
-        super().on_train_epoch_end(trainer, pl_module)
+        if not self._check_on_train_epoch_end or self._is_there(trainer, pl_module):
+            super().on_train_epoch_end(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the monitored quantity of a validation."""
-        if not trainer.sanity_checking and not self._check_on_train_epoch_end:
-            self._check_that_it_is_there(trainer, always=True)
-        super().on_validation_end(trainer, pl_module)
+        if trainer.sanity_checking or self._check_on_train_epoch_end or self._is_there(trainer, pl_module):
+            super().on_validation_end(trainer, pl_module)
 
-    def _check_that_it_is_there(self, trainer: Trainer, always: bool = False) -> None:
-        if (always or self._check_on_train_epoch_end) and self.monitor not in trainer.callback_metrics:
-            raise ValueError(
-                f"`monitor` must be a quantity that is logged ({listed(*sorted(trainer.callback_metrics))}), got "
-                f"{self.monitor!r}: give `fit` a `val_series` for one of validation, or use `monitor='train_loss'`."
+    def _is_there(self, trainer: Trainer, pl_module: LightningModule) -> bool:
+        """Return whether the monitored quantity was logged; raise if it never will be."""
+        if self.monitor in trainer.callback_metrics:
+            return True
+        whole = self.monitor.replace("_imputation_loss", "_loss").replace("_forecast_loss", "_loss")
+        if whole != self.monitor and whole in trainer.callback_metrics and getattr(pl_module, "reconstructs", False):
+            warnings.warn(
+                f"{self.monitor!r} is over no value at all, so training is not stopped early by it: give `fit` a "
+                "longer `val_series`, with values in its input chunks and horizons.",
+                stacklevel=2,
             )
+            return False
+        raise ValueError(
+            f"`monitor` must be a quantity that is logged ({listed(*sorted(trainer.callback_metrics))}), got "
+            f"{self.monitor!r}: give `fit` a `val_series` for one of validation, or use `monitor='train_loss'`."
+        )
 
 
 def _device(accelerator: str) -> str:

@@ -9,6 +9,8 @@ would refuse, say) is left to Darts.
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +36,8 @@ from darts.utils.data.torch_datasets.utils import (
 )
 from numpy.typing import NDArray
 from torch import Tensor
+
+from birnn_forecast.data.history import History, counted_values, moments, packed, pooled_over_components
 
 Integers = NDArray[np.int64]
 NOWHERE = -(2**40)
@@ -71,37 +75,68 @@ class _Movable:
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
+@dataclass(slots=True)
 class TrainingBatch(_Movable, TorchTrainingBatch):
-    """Darts' batch for training."""
+    """Darts' batch for training, and what the series of its windows have shown.
 
-    __slots__ = ()
+    ``history`` is ``(batch, 4, components)``: mean and scale of the series, overall and lately.
+    """
+
+    history: Tensor | None = None
 
 
+@dataclass(slots=True)
 class InferenceBatch(_Movable, TorchInferenceBatch):
-    """Darts' batch for prediction."""
+    """Darts' batch for prediction, in the order of components of training, and what its series have shown so far.
 
-    __slots__ = ()
+    ``history`` is as in :class:`TrainingBatch`, up to the end of each window; None where no window needs it. ``back``,
+    ``(batch, components)``, says where each component of the caller stands.
+    """
+
+    history: Tensor | None = None
+    back: Tensor | None = None
+
+    def tile_tensors(self, batch_sample_size: int) -> "InferenceBatch":
+        """Repeat what goes into the network for each sample; `back` concerns what comes out of it."""
+        tiled = TorchInferenceBatch.tile_tensors(self, batch_sample_size)
+        if self.history is None:
+            return tiled
+        return tiled.replace(history=self.history.tile((batch_sample_size, 1, 1)))
 
 
 class _Stack:
     """The values of several series in one array ``(sum of steps, components)``.
 
     A series that comes several times (covariates of many targets) is held once.
+
+    Parameters
+    ----------
+    series
+        The series.
+    needed
+        For each the first step that is needed.
     """
 
-    def __init__(self, series: Sequence[TimeSeries]):
+    def __init__(self, series: Sequence[TimeSeries], needed: Integers):
         distinct = {id(one): one for one in series}
         if any(not one.is_deterministic for one in distinct.values()):
             raise _Plain
-        arrays = [one.all_values(copy=False)[:, :, 0] for one in distinct.values()]
+        place = {key: number for number, key in enumerate(distinct)}
+        places = np.array([place[id(one)] for one in series])
+        lengths = np.array([len(one) for one in distinct.values()])
+        # what no window reads is not copied: histories may be long
+        skipped = lengths.copy()
+        np.minimum.at(skipped, places, np.maximum(needed, 0))
+        arrays = [
+            one.all_values(copy=False)[first:, :, 0]
+            for one, first in zip(distinct.values(), skipped.tolist(), strict=True)
+        ]
         if any(array.dtype != arrays[0].dtype or array.shape[1] != arrays[0].shape[1] for array in arrays):
             raise _Plain
         self.values = np.ascontiguousarray(arrays[0]) if len(arrays) == 1 else np.concatenate(arrays)
-        ends = np.cumsum([len(array) for array in arrays])
-        place = {key: number for number, key in enumerate(distinct)}
-        places = np.array([place[id(one)] for one in series])
-        self.length: Integers = np.diff(ends, prepend=0)[places]
-        self.first: Integers = ends[places] - self.length
+        self.length: Integers = lengths[places]
+        # the row of a series' first step, had nothing been skipped
+        self.first: Integers = (np.cumsum(lengths - skipped) - lengths)[places]
         self.tensor: Tensor | None = None
 
     def keep_on(self, device: torch.device | None) -> None:
@@ -231,23 +266,27 @@ class _Windows:
     ):
         series, past, future = dataset.series, dataset.past_covariates, dataset.future_covariates
         chunk = dataset.input_chunk_length
-        target = _Stack(series)
         zero = np.zeros(len(series), dtype=np.int64)
+        start = earliest - shift
+        target = _Stack(series, start)
         self.pasts = {"past_target": _Span(target, zero, -shift, chunk)}
         self.futures: dict[str, _Span] = {}
         if past is not None:
-            stack, lead = _Stack(past), _leads(series, past)
+            lead = _leads(series, past)
+            stack = _Stack(past, lead + start)
             self.pasts["past_covariates"] = _Span(stack, lead, -shift, chunk)
             if beyond:
                 self.futures["future_past_covariates"] = _Span(stack, lead, chunk - shift, beyond)
         if future is not None:
-            stack, lead = _Stack(future), _leads(series, future)
+            lead = _leads(series, future)
+            stack = _Stack(future, lead + start)
             self.pasts["historic_future_covariates"] = _Span(stack, lead, -shift, chunk)
             self.futures["future_covariates"] = _Span(stack, lead, 0, horizon)
         if isinstance(dataset, TorchTrainingDataset):
             self.futures["future_target"] = _Span(target, zero, 0, horizon)
         if weight is not None:
-            self.futures["sample_weight"] = _Span(_Stack(weight), _leads(series, weight), 0, horizon)
+            lead = _leads(series, weight)
+            self.futures["sample_weight"] = _Span(_Stack(weight, lead + earliest), lead, 0, horizon)
             if self.futures["sample_weight"].stack.values.shape[1] not in (1, target.values.shape[1]):
                 raise _Plain
         self.static = _static(series) if dataset.uses_static_covariates_covariates else None
@@ -323,14 +362,132 @@ def _lead(target: TimeSeries, other: TimeSeries) -> int:
     if target.freq != other.freq:
         return NOWHERE
     times, places = target._time_index, other._time_index
-    try:
-        return places.get_loc(times[0])
-    except KeyError:
-        pass
-    try:
-        return -times.get_loc(places[0])
-    except KeyError:
-        return NOWHERE
+    found = _position(places, times[0])
+    if found is None:
+        found = _position(times, places[0])
+        return NOWHERE if found is None else -found
+    return found
+
+
+def _position(times: pd.Index, time: Any) -> int | None:
+    """Return where `time` stands in an increasing index, without a table of all of it as ``get_loc`` makes."""
+    if type(time) is not type(times[0]) or not times[0] <= time <= times[-1]:
+        return None
+    place = int(times.searchsorted(time))
+    return place if times[place] == time else None
+
+
+class _Shown:
+    """What each of several series has shown, found when it is first asked for.
+
+    Parameters
+    ----------
+    series
+        The series; of a stochastic one the first sample counts.
+    weight
+        Weights of the values in training, if any: what has weight 0 does not count.
+    recent, often
+        As in :class:`History`.
+    """
+
+    def __init__(
+        self,
+        series: Sequence[TimeSeries],
+        weight: Sequence[TimeSeries] | None = None,
+        recent: int = 1,
+        often: bool = False,
+    ):
+        self.series, self.weight, self.recent, self.often = series, weight, recent, often
+        self.found: dict[int, NDArray[np.float64]] = {}
+        self.histories: dict[int, History] = {}
+
+    def whole(self, numbers: Integers) -> Tensor | None:
+        """Return ``(series, 4, components)`` over all values, lately being the same; None if components differ."""
+        for number in {*numbers.tolist()} - self.found.keys():
+            weight = None if self.weight is None else self.weight[number]
+            found = moments(counted_values(self.series[number], weight))
+            self.found[number] = packed(found, found)
+        rows = [self.found[number] for number in numbers.tolist()]
+        if any(row.shape != rows[0].shape for row in rows):  # which is for Darts to say
+            return None
+        return torch.from_numpy(np.stack(rows))
+
+    def until(self, numbers: Integers, ends: Integers, fills_dead: bool) -> Tensor:
+        """Return ``(windows, 4, components)`` over the values before `ends`.
+
+        `fills_dead`: a component without any gets what the others have in common.
+        """
+        rows: list[Any] = [None] * len(numbers)
+        for number in np.unique(numbers).tolist():
+            if number not in self.histories:
+                values = self.series[number].all_values(copy=False)[:, :, 0]
+                self.histories[number] = History(values, self.recent, self.often)
+            history, where = self.histories[number], np.flatnonzero(numbers == number)
+            found = packed(history.until(ends[where]), history.lately(ends[where]))
+            found = pooled_over_components(found) if fills_dead else found
+            for row, one in zip(where.tolist(), found, strict=True):
+                rows[row] = one
+        return torch.from_numpy(np.stack(rows))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"histories": {}}
+
+
+class Order(NamedTuple):
+    """Where the components of training stand in a caller's series, None for one that needs no change."""
+
+    target: Integers | None = None
+    past_covariates: Integers | None = None
+    future_covariates: Integers | None = None
+    static_covariates: Integers | None = None
+
+
+class Asked(NamedTuple):
+    """What a model asks of the windows it predicts from; set as the attribute ``asked`` of Darts' dataset.
+
+    Attributes
+    ----------
+    orders
+        For each series its :class:`Order`, or None for series that are in order.
+    always_history
+        Whether each window needs to know what its series has shown, not just those that show too little themselves.
+    fills_dead
+        Whether a component that has never shown a value is estimated from what the others have in common.
+    """
+
+    orders: list[Order | None] | None = None
+    always_history: bool = True
+    fills_dead: bool = False
+
+
+def in_training_order(batch: InferenceBatch, orders: Sequence[Order | None]) -> InferenceBatch:
+    """Return the batch with components in the order of training, and where each of the caller's stands then."""
+
+    def taken(x: Tensor | None, index: Tensor | None, dim: int) -> Tensor | None:
+        if x is None or index is None or x.shape[dim] == 1:
+            return x
+        # the other dimensions are broadcast
+        return torch.take_along_dim(x, index.unflatten(1, (1,) * (dim - 1) + (-1,) + (1,) * (2 - dim)), dim)
+
+    def index(name: str) -> Tensor | None:
+        each = [None if order is None else getattr(order, name) for order in orders]
+        known = [one for one in each if one is not None]
+        if not known:
+            return None
+        same = np.arange(len(known[0]))
+        return torch.from_numpy(np.stack([same if one is None else one for one in each]))
+
+    target, past, future, static = (index(name) for name in Order._fields)
+    return batch.replace(
+        past_target=taken(batch.past_target, target, 2),
+        past_covariates=taken(batch.past_covariates, past, 2),
+        future_past_covariates=taken(batch.future_past_covariates, past, 2),
+        historic_future_covariates=taken(batch.historic_future_covariates, future, 2),
+        future_covariates=taken(batch.future_covariates, future, 2),
+        static_covariates=taken(taken(batch.static_covariates, target, 1), static, 2),
+        history=taken(batch.history, target, 2),
+        back=None if target is None else target.argsort(dim=1),
+    )
 
 
 class TrainingBatches(TorchTrainingDataset):
@@ -345,6 +502,13 @@ class TrainingBatches(TorchTrainingDataset):
     def __init__(self, dataset: ShiftedTorchTrainingDataset):
         super().__init__()
         self.dataset = dataset
+        self.shown = _Shown(dataset.series, dataset.sample_weight)
+        self.windows: _Windows | None = None
+        with suppress(_Plain):
+            self.windows = self._all_windows()
+
+    def _all_windows(self) -> _Windows:
+        dataset = self.dataset
         self.length = np.array([len(one) for one in dataset.series])
         self.in_series = self._windows_in_series()
         self.within = np.maximum(self.in_series, 1)
@@ -357,14 +521,15 @@ class TrainingBatches(TorchTrainingDataset):
         earliest = self.latest - (reached - 1) * dataset.stride
         if dataset.output_chunk_length == 0:
             raise _Plain
-        self.windows = _Windows(
+        windows = _Windows(
             dataset, dataset.sample_weight, earliest, self.latest, dataset.shift, dataset.output_chunk_length
         )
         if (self.in_series < 1).any():
-            bad = np.zeros(len(self.length), dtype=bool) if self.windows.bad is None else self.windows.bad
-            self.windows.bad = bad | (self.in_series < 1)
+            bad = np.zeros(len(self.length), dtype=bool) if windows.bad is None else windows.bad
+            windows.bad = bad | (self.in_series < 1)
         if not self.again:
-            self.windows.number(int(self.latest[0]), dataset.stride, dataset.max_samples_per_ts)
+            windows.number(int(self.latest[0]), dataset.stride, dataset.max_samples_per_ts)
+        return windows
 
     def _windows_in_series(self) -> Integers:
         dataset = self.dataset
@@ -375,9 +540,10 @@ class TrainingBatches(TorchTrainingDataset):
 
     def keep_on(self, device: torch.device | None) -> None:
         """Cut batches on `device` from now on, if all series fit into a quarter of what is free there; None: here."""
-        needed = sum(stack.values.nbytes for stack in self.windows.stacks)
+        stacks = [] if self.windows is None else self.windows.stacks
+        needed = sum(stack.values.nbytes for stack in stacks)
         if device is None or 4 * needed <= free_memory(device):
-            for stack in self.windows.stacks:
+            for stack in stacks:
                 stack.keep_on(device)
 
     def __len__(self) -> int:
@@ -386,19 +552,28 @@ class TrainingBatches(TorchTrainingDataset):
     def __getitem__(self, index: int) -> TorchTrainingSample:
         return self.dataset[index]
 
-    def __getitems__(self, indices: Sequence[int]) -> TorchTrainingBatch | list[TorchTrainingSample]:
+    def __getitems__(self, indices: Sequence[int]) -> TrainingBatch:
         """Return the batch of the samples with these `indices`."""
+        numbers = np.fromiter(indices, np.int64, len(indices))
+        series, number = np.divmod(numbers, self.dataset.max_samples_per_ts)
+        return TrainingBatch(**self._arrays(numbers, series, number), history=self.shown.whole(series))
+
+    def _arrays(self, numbers: Integers, series: Integers, number: Integers) -> dict[str, Any]:
         try:
-            numbers = np.fromiter(indices, np.int64, len(indices))
+            if self.windows is None:
+                raise _Plain
             if self.windows.are_numbered:
-                return TrainingBatch(**self.windows.cut_numbered(numbers))
-            series, number = np.divmod(numbers, self.dataset.max_samples_per_ts)
+                return self.windows.cut_numbered(numbers)
             if self.again:
                 # where there are fewer than asked for, they are run through again; Darts speaks up where there are none
-                number %= self.within[series]
-            return TrainingBatch(**self.windows.cut(series, self.latest[series] - number * self.dataset.stride))
+                number = number % self.within[series]
+            return self.windows.cut(series, self.latest[series] - number * self.dataset.stride)
         except _Plain:
-            return [self.dataset[index] for index in indices]
+            return _fields(_batch_collate_fn_train([self.dataset[index] for index in numbers.tolist()]))
+
+
+def _fields(batch: Any) -> dict[str, Any]:
+    return {field.name: getattr(batch, field.name) for field in fields(batch)}
 
 
 def free_memory(device: torch.device) -> float:
@@ -428,13 +603,27 @@ class InferenceBatches(TorchInferenceDataset):
         super().__init__()
         self.dataset = dataset
         self.length = np.array([len(one) for one in dataset.series])
+        self.shown = _Shown(dataset.series, None, dataset.input_chunk_length, dataset.bounds is not None)
+        self.asked: Asked = getattr(dataset, "asked", Asked())
+        self.orders: list[Order | None] = [None] * len(dataset.series)
+        if self.asked.orders is not None:
+            self.orders = self.asked.orders
+        if dataset.bounds is not None:
+            self.before: Integers = np.concatenate([[0], dataset.cum_lengths[:-1]])
+        self.windows: _Windows | None = None
+        with suppress(_Plain):
+            self.windows = self._all_windows()
+        self.labels: dict[int, _Label] = {}
+        self.starts: dict[tuple[int, int], Any] = {}
+
+    def _all_windows(self) -> _Windows:
+        dataset = self.dataset
         first = last = self.length
         if dataset.bounds is not None:
             first, last = dataset.bounds.T
-            self.before: Integers = np.concatenate([[0], dataset.cum_lengths[:-1]])
         shift = dataset.output_chunk_shift
         n, horizon = dataset.n, dataset.output_chunk_length
-        self.windows = _Windows(
+        windows = _Windows(
             dataset,
             None,
             first + shift,
@@ -445,9 +634,8 @@ class InferenceBatches(TorchInferenceDataset):
         )
         short = self.length < dataset.min_input_chunk_length
         if short.any():
-            self.windows.bad = short if self.windows.bad is None else self.windows.bad | short
-        self.labels: dict[int, _Label] = {}
-        self.starts: dict[tuple[int, int], Any] = {}
+            windows.bad = short if windows.bad is None else windows.bad | short
+        return windows
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -455,24 +643,40 @@ class InferenceBatches(TorchInferenceDataset):
     def __getitem__(self, index: int) -> TorchInferenceSample:
         return self.dataset[index]
 
-    def __getitems__(self, indices: Sequence[int]) -> TorchInferenceBatch | list[TorchInferenceSample]:
+    def __getitems__(self, indices: Sequence[int]) -> InferenceBatch:
         """Return the batch of the samples with these `indices`."""
         dataset = self.dataset
+        series = numbers = np.asarray(indices)
+        if dataset.bounds is None:
+            end = self.length[series]
+        else:
+            series = np.searchsorted(dataset.cum_lengths, numbers, side="right")
+            end = dataset.bounds[series, 0] + (numbers - self.before[series]) * dataset.stride
+        batch = InferenceBatch(**self._arrays(numbers, series, end))
+        batch = batch.replace(history=self._history(batch.past_target, series, end))
+        orders = [self.orders[one] for one in series.tolist()]
+        return batch if all(order is None for order in orders) else in_training_order(batch, orders)
+
+    def _arrays(self, numbers: Integers, series: Integers, end: Integers) -> dict[str, Any]:
+        horizon = end + self.dataset.output_chunk_shift
         try:
-            series = numbers = np.asarray(indices)
-            if dataset.bounds is None:
-                end = self.length[series]
-            else:
-                series = np.searchsorted(dataset.cum_lengths, numbers, side="right")
-                end = dataset.bounds[series, 0] + (numbers - self.before[series]) * dataset.stride
-            horizon = end + dataset.output_chunk_shift
+            if self.windows is None:
+                raise _Plain
             arrays: dict[str, Any] = self.windows.cut(series, horizon)
         except _Plain:
-            return [dataset[index] for index in indices]
+            return _fields(_batch_collate_fn_predict([self.dataset[index] for index in numbers.tolist()]))
         labels = [self._label(one) for one in series.tolist()]
         arrays["series_schema"] = [_fresh(label.schema) for label in labels]
         arrays["pred_time"] = [self._start(*pair) for pair in zip(labels, horizon.tolist(), strict=True)]
-        return InferenceBatch(**arrays)
+        return arrays
+
+    def _history(self, past_target: Tensor, series: Integers, end: Integers) -> Tensor | None:
+        """Return what the series have shown, if it is needed: by some window that shows less than two values."""
+        if not self.asked.always_history:
+            few = torch.isnan(past_target).sum(dim=1) > past_target.shape[1] - 2
+            if not bool(few.any()):
+                return None
+        return self.shown.until(series, end, self.asked.fills_dead)
 
     def _label(self, number: int) -> _Label:
         if number not in self.labels:
@@ -507,14 +711,9 @@ BATCHES: dict[type, Callable[[Any], TorchDataset]] = {
 
 
 def in_batches(dataset: Any) -> Any:
-    """Return `dataset` with batches cut at once, or as it is: of a user's own class, or with stochastic series."""
+    """Return `dataset` with batches cut at once, or as it is if it is of a user's own class."""
     wrapper = BATCHES.get(type(dataset))
-    if wrapper is None:
-        return dataset
-    try:
-        return wrapper(dataset)
-    except _Plain:
-        return dataset
+    return dataset if wrapper is None else wrapper(dataset)
 
 
 def collate_training(batch: Any) -> TorchTrainingBatch:

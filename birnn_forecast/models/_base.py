@@ -1,6 +1,6 @@
 """What every model of the family shares on Darts' side."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, ClassVar
 
@@ -10,6 +10,7 @@ from darts.utils.serialization import add_safe_globals, safe_globals
 from darts.utils.ts_utils import series2seq
 from torch.nn.modules import activation
 
+from birnn_forecast.data.batches import Asked
 from birnn_forecast.models._batches import BatchesMixin
 from birnn_forecast.models._checks import (
     check_choice,
@@ -19,10 +20,12 @@ from birnn_forecast.models._checks import (
     check_series,
     check_share,
     check_weights,
+    warn_of_dead_components,
 )
 from birnn_forecast.models._docs import full_docstring, full_signature
 from birnn_forecast.models._imputing import ImputingMixin
 from birnn_forecast.models._module import GapAwareModule
+from birnn_forecast.models._names import TrainingNames, in_places, names_of
 from birnn_forecast.nn.decoders import SKIPS
 from birnn_forecast.nn.merge import MERGES
 from birnn_forecast.nn.normalization import NORMALIZATIONS
@@ -36,6 +39,7 @@ CHOICES: dict[str, list[str | None]] = {
     "pooling": [*POOLINGS],
     "normalization": [*NORMALIZATIONS, None],
     "skip": [*SKIPS, None],
+    "loss_scale": ["window", None],
 }
 # those that act on each value and need no parameter
 ACTIVATIONS = {*activation.__all__} - {
@@ -117,6 +121,12 @@ class GapAwareModel(ImputingMixin, BatchesMixin, MixedCovariatesTorchModel):
         over the horizon. ``train_loss`` and ``val_loss`` are their sum; ``..._forecast_loss`` and
         ``..._imputation_loss`` are logged apart. With 0 nothing is hidden, and the model cannot ``impute``.
         Default: 1.0.
+    loss_scale
+        The unit of the loss. "window": the loss of each input chunk and component is measured in the standard deviation
+        of what is observed there, at least a twentieth of that of the series' component, so that components and series
+        of any unit and size count alike. Target, location and scale are divided by it, nothing is shifted; metrics stay
+        in the unit of the series, and so do the losses of counts, shares and events (Poisson, negative binomial,
+        Bernoulli, Beta, ...), which have no other. ``None``: the unit of the series, as in Darts. Default: "window".
     decoder_dim
         Size of the code of each horizon step in the decoder. Default: 16.
     patch_length
@@ -149,6 +159,8 @@ class GapAwareModel(ImputingMixin, BatchesMixin, MixedCovariatesTorchModel):
     """Name of the encoder in ``birnn_forecast.nn.networks.ENCODERS``, unless the network brings its own."""
     norm_options: ClassVar[tuple[str, ...]] = ("affine", "eps")
     """What ``use_reversible_instance_norm`` takes as a dictionary."""
+    _training_names: dict[str, Any] | None = None
+    _names_are_due = True
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -261,6 +273,7 @@ class GapAwareModel(ImputingMixin, BatchesMixin, MixedCovariatesTorchModel):
         return GapAwareModule(
             masking_rate=params["masking_rate"],
             imputation_weight=params["imputation_weight"],
+            loss_scale=params["loss_scale"],
             network=self.network,
             network_params=self._network_params(),
             **self.pl_module_params,
@@ -278,6 +291,7 @@ class GapAwareModel(ImputingMixin, BatchesMixin, MixedCovariatesTorchModel):
 
     def _setup_for_fit_from_dataset(self, *args, val_series=None, **kwargs):
         check_series("val_series", series2seq(val_series), needs_value=True)
+        self._names_are_due = True
         return super()._setup_for_fit_from_dataset(*args, val_series=val_series, **kwargs)
 
     def _build_train_dataset(self, series, past_covariates, future_covariates, sample_weight, *args, **kwargs):
@@ -286,17 +300,86 @@ class GapAwareModel(ImputingMixin, BatchesMixin, MixedCovariatesTorchModel):
         check_weights(series, sample_weight)
         check_series("past_covariates", past_covariates)
         check_series("future_covariates", future_covariates)
+        self._keep_names(series, past_covariates, future_covariates)
+        series, past_covariates, future_covariates, sample_weight = self._in_training_order(
+            series, past_covariates, future_covariates, sample_weight
+        )
         return super()._build_train_dataset(series, past_covariates, future_covariates, sample_weight, *args, **kwargs)
 
     def _build_inference_dataset(self, n, series, past_covariates, future_covariates, *args, **kwargs):
         check_series("series", series)
         check_series("past_covariates", past_covariates)
         check_series("future_covariates", future_covariates)
-        return super()._build_inference_dataset(n, series, past_covariates, future_covariates, *args, **kwargs)
+        warn_of_dead_components(series, "forecast", self._fills_dead)
+        dataset = super()._build_inference_dataset(n, series, past_covariates, future_covariates, *args, **kwargs)
+        names, nothing = self._names, [None] * len(series)
+        rows = zip(series, past_covariates or nothing, future_covariates or nothing, strict=False)  # Darts counts them
+        orders = [names.order(*row, which=_which(i, series)) for i, row in enumerate(rows)]
+        dataset.asked = Asked(
+            None if all(order is None for order in orders) else orders, self._needs_history, self._fills_dead
+        )
+        return dataset
+
+    # Components are told apart by their names
+
+    @property
+    def _names(self) -> TrainingNames:
+        return TrainingNames(**(self._training_names or {}))
+
+    def _keep_names(self, series, past_covariates, future_covariates) -> None:
+        """Keep the names of what is trained on; those known already keep their order, which the weights have."""
+        if not self._names_are_due:  # a validation set
+            return
+        self._names_are_due = False
+        found = TrainingNames.of(series, past_covariates, future_covariates, self._considers_static_covariates)
+        known = self._names
+        self._training_names = {
+            name: old if self.model_created and old and new and {*old} == {*new} else new
+            for name, old, new in zip(found._fields, known, found, strict=True)
+        }
+
+    def _in_training_order(self, series, past_covariates, future_covariates, sample_weight):
+        """Return lists of series with their components in the order of training."""
+        names, nothing = self._names, [None] * len(series)
+        rows = [*zip(series, past_covariates or nothing, future_covariates or nothing, strict=False)]
+        in_order = [names.sorted(*row, which=_which(i, series)) for i, row in enumerate(rows)]
+        if len(in_order) < len(series) or all(
+            new[k] is old[k] for new, old in zip(in_order, rows, strict=True) for k in range(3)
+        ):
+            return series, past_covariates, future_covariates, sample_weight
+        if sample_weight is not None and not isinstance(sample_weight, str):
+            weights = []
+            for one, weight in zip(series, sample_weight, strict=True):
+                # weights may have names of their own
+                given = names_of(weight) if {*names_of(weight)} == {*names_of(one)} else names_of(one)
+                place = {name: number for number, name in enumerate(given)}
+                shuffled = names.series is not None and weight.n_components > 1
+                weights.append(in_places(weight, [place[n] for n in names.series]) if shuffled else weight)
+            sample_weight = weights
+        targets, past, future = (list(each) for each in zip(*in_order, strict=True))
+        return targets, past if past_covariates else None, future if future_covariates else None, sample_weight
+
+    @property
+    def _needs_history(self) -> bool:
+        """Whether each window is read in the unit of its series."""
+        return False
+
+    @property
+    def _fills_dead(self) -> bool:
+        """Whether a component that has no observed value at all is estimated."""
+        return False
+
+    def _check_ckpt_parameters(self, tfm_save):
+        super()._check_ckpt_parameters(tfm_save)
+        self._training_names = getattr(tfm_save, "_training_names", None)
 
     load = staticmethod(_allow_family(MixedCovariatesTorchModel.load))
     load_from_checkpoint = staticmethod(_allow_family(MixedCovariatesTorchModel.load_from_checkpoint))
     load_weights_from_checkpoint = _allow_family(MixedCovariatesTorchModel.load_weights_from_checkpoint)
+
+
+def _which(number: int, series: Sequence) -> str:
+    return "" if len(series) == 1 else f"[{number}]"
 
 
 def _family() -> list[type]:

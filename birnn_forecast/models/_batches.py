@@ -1,12 +1,11 @@
 """Fast ways through Darts' workflows: batches cut at once, one trainer for all predictions, forecasts made together."""
 
 from collections.abc import Callable
-from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from darts.models.forecasting.torch_forecasting_model import TorchForecastingModel, _DartsCheckpointIO
+from darts.models.forecasting.torch_forecasting_model import _DartsCheckpointIO
 from darts.utils.utils import _build_tqdm_iterator
 from lightning_fabric.utilities.apply_func import move_data_to_device
 from pytorch_lightning.plugins.io import TorchCheckpointIO
@@ -18,9 +17,6 @@ from birnn_forecast.data.batches import collate_inference, collate_training, in_
 from birnn_forecast.data.forecasts import Indices, forecast_series
 from birnn_forecast.data.shards import SharedDataModule
 from birnn_forecast.models._lean import overrides
-
-LARGER, LARGEST = 8, 256
-"""Prediction keeps nothing for gradients: batches this much larger than in training, up to so many windows."""
 
 if TYPE_CHECKING:
     from darts.models.forecasting.torch_forecasting_model import MixedCovariatesTorchModel as Base
@@ -105,12 +101,6 @@ class BatchesMixin(Base):
         # ... and copies of the loss have been set back
         model.on_fit_end()
 
-    @wraps(TorchForecastingModel.predict_from_dataset)
-    def predict_from_dataset(self, n, dataset, trainer=None, batch_size=None, *args, **kwargs):
-        if batch_size is None and not args and self._is_deterministic(**kwargs):
-            batch_size = max(self.batch_size, min(LARGER * self.batch_size, LARGEST))
-        return super().predict_from_dataset(n, dataset, trainer, batch_size, *args, **kwargs)
-
     def _setup_for_predict(self, *args, trainer=None, verbose=None, dataloader_kwargs=None, **kwargs):
         options = _collate_with(collate_inference, dataloader_kwargs)
         # what fails or tunes a trainer on the way does not leave it to the next prediction
@@ -134,10 +124,6 @@ class BatchesMixin(Base):
         if own:
             params["settings"] = settings
         return params
-
-    def _is_deterministic(self, mc_dropout=False, predict_likelihood_parameters=False, **kwargs) -> bool:
-        """Return whether a forecast is the same, to rounding, in a batch of any size: no random numbers are drawn."""
-        return not mc_dropout and (self.likelihood is None or predict_likelihood_parameters)
 
     def _predict(
         self,

@@ -1,10 +1,13 @@
 """Errors that name the argument, what came, and the remedy."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from darts import TimeSeries
+
+from birnn_forecast.data.history import dead_components
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str | None]) -> None:
@@ -72,3 +75,28 @@ def check_series(name: str, series: Sequence[TimeSeries] | None, needs_value: bo
             raise ValueError(f"The static covariates of {which} must be finite or NaN, got an infinite value.")
         if needs_value and np.isnan(values).all():
             raise ValueError(f"{which} must hold at least one observed value, but all of its {values.size} are NaN.")
+
+
+def warn_of_dead_components(series: Sequence[TimeSeries], what: str, filled: bool) -> list[np.ndarray]:
+    """Return for each series which components hold no observed value, and warn once that names them.
+
+    Parameters
+    ----------
+    series
+        The series.
+    what
+        What is made of them: "forecast" or "filled".
+    filled
+        Whether it is made all the same, from the other components.
+    """
+    dead = [dead_components(one.all_values(copy=False)[:, :, 0]) for one in series]
+    found = [
+        f"{name!r}" if len(series) == 1 else f"{name!r} of `series[{i}]`"
+        for i, (one, none) in enumerate(zip(series, dead, strict=True))
+        for name in np.array(one.components)[none]
+    ]
+    if found:
+        names = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+        outcome = "from the other components alone" if filled else "as NaN"
+        warnings.warn(f"Without any observed value, {what} {outcome}: {names}.", stacklevel=2)
+    return dead

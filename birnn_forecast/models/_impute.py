@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from darts import TimeSeries
 from darts.utils.data.torch_datasets.utils import PLModuleInput
 from tqdm import tqdm
 
+from birnn_forecast.data.history import History, Moments, moments, packed, pooled_over_components
 from birnn_forecast.data.windows import (
     Blend,
     cut,
@@ -40,6 +42,8 @@ class Source:
         ``(time, covariates)`` over the same steps, or None.
     static_covariates
         ``(components or 1, covariates)``, or None.
+    fills_dead
+        Whether components without any value are estimated, from what the others have in common.
     """
 
     target: np.ndarray
@@ -47,6 +51,7 @@ class Source:
     past_covariates: np.ndarray | None = None
     future_covariates: np.ndarray | None = None
     static_covariates: np.ndarray | None = None
+    fills_dead: bool = False
 
     @property
     def has_covariates(self) -> bool:
@@ -79,6 +84,43 @@ class Job(NamedTuple):
     start: int
 
 
+class Shown:
+    """What a series has shown, for windows of it: as a whole, and lately.
+
+    Parameters
+    ----------
+    source
+        The series.
+    length
+        Steps of a window.
+    known
+        "whole": all of the series is known, and what it has shown up to a window's end is preferred where it is asked
+        what it showed lately; "past": a window must not know what comes after it; "level": the windows hide
+        everything, and only the whole series' own level and scale are known.
+    """
+
+    def __init__(self, source: Source, length: int, known: str = "whole"):
+        self.source, self.known = source, known
+        self.history = History(source.target, length)
+        self.overall = moments(source.target)
+
+    def at(self, ends: np.ndarray) -> np.ndarray:
+        """Return ``(windows, 4, components)`` for windows that end before the steps `ends`."""
+        ends = np.clip(ends, 0, len(self.source.target))
+        if self.known == "past":
+            found = packed(self.history.until(ends), self.history.lately(ends))
+        else:
+            overall = Moments(*(np.tile(x, (len(ends), 1)) for x in self.overall))
+            found = packed(overall, overall if self.known == "level" else self._lately(ends, overall))
+        return pooled_over_components(found) if self.source.fills_dead else found
+
+    def _lately(self, ends: np.ndarray, overall: Moments) -> Moments:
+        found = self.history.lately(ends)
+        # before its first values, a series has shown those that come
+        unknown = np.isnan(found.mean) | (found.scale == 0)
+        return Moments(*(np.where(unknown, whole, late) for whole, late in zip(overall, found, strict=True)))
+
+
 class WindowEstimator:
     """Runs a module over windows of many series, batch by batch, and blends what it says of each step.
 
@@ -105,7 +147,8 @@ class WindowEstimator:
         guides = self._guides(sources, stride)
         jobs = [Job(i, start) for i, source in enumerate(sources) for start in self._starts(source, stride)]
         views = [Views(source.target, self.length, self.n_parameters, self._informed(source)) for source in sources]
-        for batch, raw, steps in self._run(sources, jobs, guides):
+        shown = [Shown(source, self.length) for source in sources]
+        for batch, raw, steps in self._run(sources, jobs, guides, shown):
             for job, estimate, (before, after) in zip(batch, raw, steps, strict=True):
                 unseen = (before < 0).all(axis=0) & (after < 0).all(axis=0)
                 estimate = self._follow_guide(estimate, unseen, sources[job.source], guides[job.source], job.start)
@@ -124,7 +167,8 @@ class WindowEstimator:
             for step in np.flatnonzero(source.wanted.any(axis=1))
         ]
         raws = [np.full((*source.target.shape, self.n_parameters), np.nan) for source in sources]
-        for batch, raw, _ in self._run(sources, jobs, guides):
+        shown = [Shown(source, self.length, "past") for source in sources]
+        for batch, raw, _ in self._run(sources, jobs, guides, shown):
             for job, estimate in zip(batch, raw, strict=True):
                 raws[job.source][job.start + self.length - 1] = estimate[-1]
         return [_only(raw, source.wanted) for raw, source in zip(raws, sources, strict=True)]
@@ -194,7 +238,7 @@ class WindowEstimator:
         starts = window_starts(len(source.target), self.length, stride)
         jobs = [Job(0, int(start)) for start in starts if near[max(start, 0) : start + self.length].any()]
         shape = np.repeat(triangle(self.length)[:, None], source.target.shape[1], axis=1)
-        for batch, raw, _ in self._run([blind], jobs, [None]):
+        for batch, raw, _ in self._run([blind], jobs, [None], [Shown(source, self.length, "level")]):
             for job, estimate in zip(batch, raw, strict=True):
                 blend.add(job.start, estimate, shape)
         central = central_value(blend.mean(), self.module)
@@ -218,7 +262,11 @@ class WindowEstimator:
         return moved_to(estimate, np.where(blind, aim, np.nan), self.module)
 
     def _run(
-        self, sources: Sequence[Source], jobs: list[Job], guides: Sequence[np.ndarray | None]
+        self,
+        sources: Sequence[Source],
+        jobs: list[Job],
+        guides: Sequence[np.ndarray | None],
+        shown: Sequence[Shown],
     ) -> Iterator[tuple[list[Job], np.ndarray, np.ndarray]]:
         """Yield batches of windows with their raw parameters, and the steps to the observations on either side.
 
@@ -235,7 +283,13 @@ class WindowEstimator:
                     batch = jobs[first : first + self.batch_size]
                     x_in, guide = self._windows(sources, batch, guides)
                     visible = observed_mask(x_in.past_target)
-                    raw = module.estimate(x_in, visible, guide)
+                    groups = [
+                        (number, [*jobs_of_one]) for number, jobs_of_one in groupby(batch, lambda job: job.source)
+                    ]
+                    ends = [(number, np.array([job.start + self.length for job in some])) for number, some in groups]
+                    found = np.concatenate([shown[number].at(each) for number, each in ends])
+                    history = torch.as_tensor(found, device=module.device)
+                    raw = module.estimate(x_in, visible, guide, history)
                     time = torch.arange(self.length, device=visible.device)[None, :, None]
                     before, after = previous_observed(visible), next_observed(visible)
                     steps = torch.stack(

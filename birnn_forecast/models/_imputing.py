@@ -1,7 +1,7 @@
 """What a user calls: ``impute`` and ``reconstruct``."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from darts import TimeSeries
@@ -9,7 +9,7 @@ from darts.utils.torch import random_method
 from darts.utils.ts_utils import series2seq
 
 from birnn_forecast.models._calibration import calibrated, trial_of
-from birnn_forecast.models._checks import check_integer, check_series
+from birnn_forecast.models._checks import check_integer, check_series, warn_of_dead_components
 from birnn_forecast.models._impute import (
     Source,
     WindowEstimator,
@@ -19,6 +19,7 @@ from birnn_forecast.models._impute import (
     wanted_values,
 )
 from birnn_forecast.models._module import GapAwareModule
+from birnn_forecast.models._names import TrainingNames
 from birnn_forecast.models._raw import central_value, draw_samples, likelihood_parameters
 
 if TYPE_CHECKING:
@@ -29,10 +30,30 @@ else:
 Series: TypeAlias = TimeSeries | Sequence[TimeSeries]
 
 
+class Given(NamedTuple):
+    """What is to be imputed: the series as they came, and the same with their components in the order of training."""
+
+    single: bool
+    callers: list[TimeSeries]
+    series: list[TimeSeries]
+    past_covariates: list[TimeSeries | None]
+    future_covariates: list[TimeSeries | None]
+
+    def in_callers_order(self, raws: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return arrays ``(time, components, ...)`` with the components as in `callers`."""
+        found = []
+        for caller, one, raw in zip(self.callers, self.series, raws, strict=True):
+            place = {name: number for number, name in enumerate(one.components)}
+            found.append(raw if one is caller else raw[:, [place[name] for name in caller.components]])
+        return found
+
+
 class ImputingMixin(Base):
     """Estimates of missing and of observed values, for a Darts torch model whose module is a ``GapAwareModule``."""
 
     model_params: dict[str, Any]
+    _names: TrainingNames
+    _fills_dead: bool
 
     @random_method
     def impute(
@@ -107,17 +128,17 @@ class ImputingMixin(Base):
         self._check_can_impute(num_samples, predict_likelihood_parameters)
         if max_gap is not None:
             check_integer("max_gap", max_gap)
-        single, targets, past, future = self._imputation_inputs(series, past_covariates, future_covariates)
-        wanted = [wanted_values(one, max_gap, components) for one in targets]
-        sources = self._sources(targets, past, future, wanted)
-        raws = self._estimates(targets, sources, self._stride(stride), batch_size, verbose)
+        given = self._imputation_inputs(series, past_covariates, future_covariates)
+        wanted = [wanted_values(one, max_gap, components) for one in given.series]
+        sources = self._sources(given, wanted)
+        raws = self._estimates(given.series, sources, self._stride(stride), batch_size, verbose)
         if calibrate:
-            raws = self._calibrated(targets, sources, raws, batch_size, verbose)
+            raws = self._calibrated(given.series, sources, raws, batch_size, verbose)
         filled = [
             self._filled(one, raw, num_samples, predict_likelihood_parameters)
-            for one, raw in zip(targets, raws, strict=True)
+            for one, raw in zip(given.callers, given.in_callers_order(raws), strict=True)
         ]
-        return filled[0] if single else filled
+        return filled[0] if given.single else filled
 
     @random_method
     def reconstruct(
@@ -161,18 +182,22 @@ random_state, verbose
         """
         self._check_can_impute(num_samples, predict_likelihood_parameters)
         check_integer("n_passes", n_passes, minimum=2)
-        single, targets, past, future = self._imputation_inputs(series, past_covariates, future_covariates)
+        given = self._imputation_inputs(series, past_covariates, future_covariates)
+        sources = self._sources(given, [np.isnan(one.values(copy=False)) for one in given.series])
         stride = self._stride(stride)
-        results = []
-        for i, one in enumerate(targets):
-            whole = self._sources([one], past[i : i + 1], future[i : i + 1], [np.isnan(one.values(copy=False))])[0]
+        raws = []
+        for one, whole in zip(given.series, sources, strict=True):
             raw = np.full((*whole.target.shape, len(self.model.roles)), np.nan)
             for source in passes(whole, n_passes):
                 found = self._estimates([one], [source], stride, batch_size, verbose)[0]
                 raw[source.wanted] = found[source.wanted]
-            nothing = one.with_values(np.full_like(one.values(), np.nan))
-            results.append(self._filled(nothing, raw, num_samples, predict_likelihood_parameters))
-        return results[0] if single else results
+            raws.append(raw)
+        nothing = [one.with_values(np.full_like(one.values(), np.nan)) for one in given.callers]
+        results = [
+            self._filled(one, raw, num_samples, predict_likelihood_parameters)
+            for one, raw in zip(nothing, given.in_callers_order(raws), strict=True)
+        ]
+        return results[0] if given.single else results
 
     def _impute_forward(
         self,
@@ -184,11 +209,10 @@ random_state, verbose
     ) -> list[TimeSeries]:
         """Fill each missing value from the window that ends with it: no estimate knows what comes after."""
         self._check_can_impute(1, False)
-        _, targets, past, future = self._imputation_inputs(series, past_covariates, future_covariates)
-        wanted = [wanted_values(one, None, None) for one in targets]
-        sources = self._sources(targets, past, future, wanted)
-        raws = self._estimates(targets, sources, None, batch_size, verbose)
-        return [self._filled(one, raw, 1, False) for one, raw in zip(targets, raws, strict=True)]
+        given = self._imputation_inputs(series, past_covariates, future_covariates)
+        sources = self._sources(given, [wanted_values(one, None, None) for one in given.series])
+        raws = given.in_callers_order(self._estimates(given.series, sources, None, batch_size, verbose))
+        return [self._filled(one, raw, 1, False) for one, raw in zip(given.callers, raws, strict=True)]
 
     def _calibrated(
         self,
@@ -229,8 +253,8 @@ random_state, verbose
 
     def _imputation_inputs(
         self, series: Series | None, past_covariates: Series | None, future_covariates: Series | None
-    ) -> tuple[bool, list[TimeSeries], list[TimeSeries | None], list[TimeSeries | None]]:
-        """Return whether one series came, the series, and for each its covariates, encodings included."""
+    ) -> "Given":
+        """Return the series and for each its covariates, encodings included, with components as in training."""
         if series is None:
             if self.training_series is None:
                 raise ValueError(
@@ -273,19 +297,20 @@ random_state, verbose
                 future_covariates=future,
             )
         nothing = [None] * len(targets)
-        return single, targets, list(past or nothing), list(future or nothing)
+        rows = zip(targets, past or nothing, future or nothing, strict=True)
+        names, known = self._names, not self._takes_other_components
+        in_order = [names.sorted(*row, "" if single else f"[{i}]", known) for i, row in enumerate(rows)]
+        return Given(single, targets, *(list(each) for each in zip(*in_order, strict=True)))
 
-    def _sources(
-        self,
-        targets: Sequence[TimeSeries],
-        past: Sequence[TimeSeries | None],
-        future: Sequence[TimeSeries | None],
-        wanted: Sequence[np.ndarray],
-    ) -> list[Source]:
+    def _sources(self, given: "Given", wanted: Sequence[np.ndarray]) -> list[Source]:
         shapes = self.model.train_sample_shape
+        dead = warn_of_dead_components(given.series, "filled", self._fills_dead)
         sources = []
-        for one, past_one, future_one, wanted_one in zip(targets, past, future, wanted, strict=True):
+        rows = zip(given.series, given.past_covariates, given.future_covariates, wanted, dead, strict=True)
+        for one, past_one, future_one, wanted_one, dead_one in rows:
             self._check_components(one)
+            if not self._fills_dead:  # nothing is invented for a component that has never shown a value
+                wanted_one = wanted_one & ~dead_one
             _check_width("past_covariates", past_one, shapes["past_covariates"])
             _check_width("future_covariates", future_one, shapes["historic_future_covariates"])
             sources.append(
@@ -295,9 +320,15 @@ random_state, verbose
                     None if past_one is None else aligned("past_covariates", past_one, one),
                     None if future_one is None else aligned("future_covariates", future_one, one),
                     self._static_values(one, shapes["static_covariates"]),
+                    self._fills_dead,
                 )
             )
         return sources
+
+    @property
+    def _takes_other_components(self) -> bool:
+        """Whether series may have other components than those of training."""
+        return False
 
     def _check_components(self, series: TimeSeries) -> None:
         expected = self.model.n_targets

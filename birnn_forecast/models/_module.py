@@ -20,7 +20,10 @@ from torch.utils.data import DataLoader
 from birnn_forecast.losses import (
     absolute_errors,
     denormalise,
+    has_unit,
+    in_order,
     initial_offsets,
+    loss_unit,
     masked_loss,
     parameter_roles,
     update_metrics,
@@ -30,7 +33,7 @@ from birnn_forecast.models._lean import LeanTraining
 from birnn_forecast.nn.brits import BRITSNetwork
 from birnn_forecast.nn.grin import GraphNetwork
 from birnn_forecast.nn.networks import Encoding, ForecastNetwork, Sizes, Window
-from birnn_forecast.nn.normalization import WindowStatistics
+from birnn_forecast.nn.normalization import SeriesStatistics, WindowStatistics
 
 NETWORKS: dict[str, Any] = {"joint": ForecastNetwork, "nodes": GraphNetwork, "brits": BRITSNetwork}
 VALIDATION_SEED = 0
@@ -75,6 +78,9 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         Rate of :func:`birnn_forecast.masks.hide`.
     imputation_weight
         Weight of the loss over hidden values beside that over the horizon; with 0 nothing is hidden.
+    loss_scale
+        "window" to measure the loss of each window and component in the unit of :func:`loss_unit`, None to measure it
+        in that of the series.
     network
         Name in ``NETWORKS``.
     network_params
@@ -84,7 +90,13 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
     """
 
     def __init__(
-        self, masking_rate: float, imputation_weight: float, network: str, network_params: dict[str, Any], **kwargs
+        self,
+        masking_rate: float,
+        imputation_weight: float,
+        network: str,
+        network_params: dict[str, Any],
+        loss_scale: str | None = None,
+        **kwargs,
     ):
         options = kwargs.get("use_reversible_instance_norm", False)
         # Darts would hand the options to its own normalisation
@@ -95,8 +107,11 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         if self.rin is not None:
             self.rin = NETWORKS[network].Norm(self.n_targets, **(options if isinstance(options, dict) else {}))
         self.masking_rate, self.imputation_weight = masking_rate, imputation_weight
+        self.scales_loss = loss_scale is not None and has_unit(self.likelihood)
         self.started: Tensor
         self.register_buffer("started", torch.tensor(False))
+        # what the series of the windows that are being forecast have shown
+        self._predicted: SeriesStatistics | None = None
         self.roles = parameter_roles(self.likelihood)
         self.network = NETWORKS[network](
             sizes=self._sizes(),
@@ -121,9 +136,13 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
     def forward(self, x_in: PLModuleInput) -> PLModuleOutput:
         """Return the raw parameters of the horizon, ``(batch, time, components, parameters)``, in the series' unit."""
         x_in = self._cast(x_in)
-        return PLModuleOutput(prediction=self._forecast(self._read(x_in, observed_mask(x_in.past_target))))
+        reading = self._read(x_in, observed_mask(x_in.past_target), self._predicted)
+        raw = self.network.forecast(reading.window, reading.encoding)
+        return PLModuleOutput(prediction=self._answer(raw, reading))
 
-    def estimate(self, x_in: PLModuleInput, visible: Tensor, guide: Tensor | None = None) -> Tensor:
+    def estimate(
+        self, x_in: PLModuleInput, visible: Tensor, guide: Tensor | None = None, history: Tensor | None = None
+    ) -> Tensor:
         """Return the raw parameters of each step of the input chunk, in the series' unit.
 
         Parameters
@@ -135,14 +154,28 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
             the rest.
         guide
             Where a component shows nothing: what its estimate starts from, in the series' unit, NaN for nothing.
+        history
+            What the windows' series have shown, ``(batch, 4, components)``, as in :class:`SeriesStatistics`.
         """
-        return self._reconstruct(self._read(self._cast(x_in), visible, guide))
+        series = None if history is None else SeriesStatistics.of(history.to(self._weights_dtype))
+        reading = self._read(self._cast(x_in), visible, series, guide)
+        return self._answer(self.network.reconstruct(reading.window, reading.encoding), reading)
 
-    def _read(self, x_in: PLModuleInput, visible: Tensor, guide: Tensor | None = None) -> Reading:
-        normalised = self._normalised(x_in, visible, guide)
+    def _answer(self, raw: Tensor, reading: Reading) -> Tensor:
+        """Return what is said to a user: constants stay constant, quantiles do not cross."""
+        if reading.statistics is not None:
+            raw = denormalise(raw, reading.statistics.settled(), self.rin, self.roles)
+        return in_order(raw, self.likelihood)
+
+    def _read(
+        self, x_in: PLModuleInput, visible: Tensor, series: SeriesStatistics | None, guide: Tensor | None = None
+    ) -> Reading:
+        normalised = self._normalised(x_in, visible, series, guide)
         return Reading(normalised.window, self.network.encode(normalised.window), normalised.statistics)
 
-    def _normalised(self, x_in: PLModuleInput, visible: Tensor, guide: Tensor | None = None) -> Normalised:
+    def _normalised(
+        self, x_in: PLModuleInput, visible: Tensor, series: SeriesStatistics | None, guide: Tensor | None = None
+    ) -> Normalised:
         target, statistics = x_in.past_target, None
         if guide is not None:
             known = observed_mask(guide)
@@ -150,10 +183,8 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         if self.rin is not None:
             level = None
             if guide is not None:
-                level = torch.where(
-                    known.all(dim=1, keepdim=True), guide.mean(dim=1, keepdim=True), self.rin.typical_mean
-                )
-            target, statistics = self.rin(target, visible, level)
+                level = torch.where(known.all(dim=1, keepdim=True), guide.mean(dim=1, keepdim=True), float("nan"))
+            target, statistics = self.rin(target, visible, level, series)
             if guide is not None:
                 guide = fill(self.rin.normalise(guide, statistics), known, 0.0)
         window = Window(
@@ -164,36 +195,42 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
             x_in.future_covariates,
             x_in.static_covariates,
             guide,
-            None if statistics is None else self.rin.unit(statistics),
+            None if statistics is None else self.rin.unit(statistics, series),
         )
         return Normalised(window, statistics)
 
-    def _forecast(self, reading: Reading) -> Tensor:
-        return self._in_unit(self.network.forecast(reading.window, reading.encoding), reading)
+    def _measured(self, raw: Tensor, statistics: WindowStatistics | None, unit: Tensor | None) -> Tensor:
+        """Return raw parameters in the unit of the loss; without one, in that of the series."""
+        if statistics is not None:
+            return denormalise(raw, statistics.in_unit(unit), self.rin, self.roles)
+        if unit is None:
+            return raw
+        nothing = torch.zeros_like(unit)
+        return denormalise(raw, WindowStatistics(nothing, 1 / unit, nothing > 0), None, self.roles)
 
-    def _reconstruct(self, reading: Reading) -> Tensor:
-        return self._in_unit(self.network.reconstruct(reading.window, reading.encoding), reading)
-
-    def _imputation_loss(self, reading: Reading, labels: Tensor, criterion, weights: Tensor | None) -> Tensor:
-        """Return the loss of the estimates of what `labels` hold."""
+    def _imputation_loss(
+        self, reading: Reading, labels: Tensor, unit: Tensor | None, criterion, weights: Tensor | None
+    ) -> Tensor:
+        """Return the loss of the estimates of what `labels` hold, which are in the unit of the loss."""
+        statistics = reading.statistics
         if not self.network.estimates_some:
-            return masked_loss(self._reconstruct(reading), labels, criterion, self.likelihood, weights)
+            raw = self._measured(self.network.reconstruct(reading.window, reading.encoding), statistics, unit)
+            return masked_loss(raw, labels, criterion, self.likelihood, weights)
         steps = observed_mask(labels).any(dim=-1).nonzero(as_tuple=True)
         raw = self.network.reconstruct(reading.window, reading.encoding, steps)
-        if reading.statistics is not None:
-            statistics = WindowStatistics(*(x[steps[0]] for x in reading.statistics))
-            raw = denormalise(raw, statistics, self.rin, self.roles)
+        if statistics is not None:
+            statistics = WindowStatistics(*(x[steps[0]] for x in statistics))
+        raw = self._measured(raw, statistics, None if unit is None else unit[steps[0]])
         weights = None if weights is None else weights[steps][:, None]
         return masked_loss(raw, labels[steps][:, None], criterion, self.likelihood, weights)
 
-    def _in_unit(self, raw: Tensor, reading: Reading) -> Tensor:
-        if reading.statistics is None:
-            return raw
-        return denormalise(raw, reading.statistics, self.rin, self.roles)
+    @property
+    def _weights_dtype(self) -> torch.dtype:
+        return self.network.decoder.output.weight.dtype
 
     def _cast(self, x_in: PLModuleInput) -> PLModuleInput:
         """Bring series of another floating-point type (a float64 covariate, say) to that of the weights."""
-        dtype = self.network.decoder.output.weight.dtype
+        dtype = self._weights_dtype
         tensors = {f.name: x for f in fields(x_in) if isinstance(x := getattr(x_in, f.name), Tensor)}
         others = {name: x.to(dtype) for name, x in tensors.items() if x.dtype != dtype}
         return x_in.replace(**others) if others else x_in
@@ -238,9 +275,12 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
             x_in = self._cast(self.transfer_batch_to_device(batch, self.device, 0).to_module_input(ModuleStage.TRAIN))
             observed = observed_mask(x_in.past_target)
             visible = hide(observed, self.masking_rate, self.network.whole)
-            reading = self._normalised(x_in, visible)
-            # in the unit of the series, as the loss
+            series = self._series_of(batch)
+            reading = self._normalised(x_in, visible, series)
+            # errors count as in the loss
             scale = torch.ones_like(x_in.past_target[:, :1]) if reading.statistics is None else reading.statistics.scale
+            unit = self._unit(x_in, observed, series)
+            scale = scale if unit is None else scale / unit
             target = fill(x_in.past_target, observed, 0.0)
             if reading.statistics is not None:
                 target = fill(self.rin.normalise(target, reading.statistics), observed, 0.0)
@@ -254,6 +294,14 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         for parameter in self.network.step_head.parameters():
             parameter.data.copy_(self.trainer.strategy.broadcast(parameter.data))
 
+    def _series_of(self, batch: Any) -> SeriesStatistics | None:
+        """Return what the series of a batch's windows have shown; a user's own batches do not say."""
+        history = getattr(batch, "history", None)
+        return None if history is None else SeriesStatistics.of(history.to(self._weights_dtype))
+
+    def _unit(self, x_in: PLModuleInput, observed: Tensor, series: SeriesStatistics | None) -> Tensor | None:
+        return loss_unit(x_in.past_target, observed, series) if self.scales_loss else None
+
     def _train_val_step(self, batch: TorchTrainingBatch, stage: ModuleStage, criterion, metrics) -> Tensor:
         x_in, training = self._cast(batch.to_module_input(stage=stage)), stage is ModuleStage.TRAIN
         observed = visible = observed_mask(x_in.past_target)
@@ -261,30 +309,38 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
             covariates = x_in.past_covariates is not None or x_in.historic_future_covariates is not None
             whole, seed = (self.network.whole, None) if training else (0.0, VALIDATION_SEED)
             visible = hide(observed, self.masking_rate, whole, covariates, seed)
-        reading = self._read(x_in, visible if training else observed)
-        output = PLModuleOutput(prediction=self._forecast(reading))
-        loss = self._compute_loss(output, batch.future_target, criterion, batch.sample_weight)
+        series = self._series_of(batch)
+        unit = self._unit(x_in, observed, series)
+        reading = self._read(x_in, visible if training else observed, series)
+        raw = self.network.forecast(reading.window, reading.encoding)
+        target = batch.future_target
+        output = PLModuleOutput(prediction=self._measured(raw, reading.statistics, unit))
+        loss = self._compute_loss(output, _in_unit(target, unit), criterion, batch.sample_weight)
         # the epoch's mean is over observed targets, too: a batch without any has no say in it
-        weight = int(observed_mask(batch.future_target).sum())
+        weight = int(observed_mask(target).sum())
         loss, weight = self._shared(loss, weight, training)
+        if len(metrics) and unit is not None:  # metrics are in the unit of the series
+            output = PLModuleOutput(prediction=self._measured(raw, reading.statistics, None))
         if self.reconstructs:
-            reading = reading if training else self._read(x_in, visible)
+            reading = reading if training else self._read(x_in, visible, series)
             scored = observed & ~visible if self.network.sees_own_values else observed
-            labels = x_in.past_target.masked_fill(~scored, float("nan"))
+            labels = _in_unit(x_in.past_target.masked_fill(~scored, float("nan")), unit)
             weights = _weight_of_window(batch, labels)
-            imputation_loss = self._imputation_loss(reading, labels, criterion, weights)
-            imputation_loss = imputation_loss + self._earlier_losses(reading, labels, weights)
+            imputation_loss = self._imputation_loss(reading, labels, unit, criterion, weights)
+            imputation_loss = imputation_loss + self._earlier_losses(reading, labels, unit, weights)
             imputation_loss, n_hidden = self._shared(imputation_loss, int(scored.sum()), training)
             self._log_loss(f"{stage.value}_forecast_loss", loss, weight)
             self._log_loss(f"{stage.value}_imputation_loss", imputation_loss, n_hidden)
             loss = loss + self.imputation_weight * imputation_loss
             weight += n_hidden
         self._log_loss(f"{stage.value}_loss", loss, weight, prog_bar=True)
-        self._update_metrics(output, batch.future_target, metrics)
+        self._update_metrics(output, target, metrics)
         return loss
 
     def _log_loss(self, name: str, loss: Tensor, weight: int, prog_bar: bool = False) -> None:
-        self.log(name, loss, prog_bar=prog_bar, sync_dist=True, batch_size=weight)
+        # the mean over nothing would be not a number; several processes must log the same
+        if weight or self._processes > 1:
+            self.log(name, loss, prog_bar=prog_bar, sync_dist=True, batch_size=weight)
 
     def _shared(self, loss: Tensor, count: int, training: bool) -> tuple[Tensor, int]:
         """Return the mean loss over `count` values of this process, and its weight in the epoch's mean.
@@ -305,9 +361,33 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
 
     def predict_step(self, batch: TorchInferenceBatch, batch_idx: int, dataloader_idx: int | None = None) -> Predicted:
         """Return the forecasts of a batch, their series' schemas and first times."""
-        return Predicted(super().predict_step(batch, batch_idx, dataloader_idx))
+        prediction, *labels = super().predict_step(batch, batch_idx, dataloader_idx)
+        back = getattr(batch, "back", None)
+        if back is not None:  # into the order of components that the caller has
+            each = prediction.unflatten(-1, (back.shape[1], -1))
+            index = back[None, :, None, :, None].expand(len(each), -1, each.shape[2], -1, each.shape[-1])
+            prediction = each.gather(3, index).flatten(-2)
+        return Predicted((prediction, *labels))
 
-    def _earlier_losses(self, reading: Reading, labels: Tensor, weights: Tensor | None) -> Tensor | float:
+    def _get_batch_prediction(self, n: int, input_batch: TorchInferenceBatch, roll_size: int) -> Tensor:
+        self._predicted = self._series_of(input_batch)
+        try:
+            return super()._get_batch_prediction(n, input_batch, roll_size)
+        finally:
+            self._predicted = None
+
+    def _produce_predict_output(self, x: PLModuleInput) -> PLModuleOutput:
+        output = super()._produce_predict_output(x)
+        if self._predicted is None:
+            return output
+        # nothing is invented for a component that has never shown a value
+        never = torch.isnan(self._predicted.mean)
+        each = output.prediction.unflatten(-1, (never.shape[-1], -1))
+        return output.replace(prediction=each.masked_fill(never[..., None], float("nan")).flatten(-2))
+
+    def _earlier_losses(
+        self, reading: Reading, labels: Tensor, unit: Tensor | None, weights: Tensor | None
+    ) -> Tensor | float:
         """Return the mean absolute errors of the estimates that the last one was made from, if there are any.
 
         What the directions differ by, where it is to be small, comes on top: summed over all steps of the window, by
@@ -316,13 +396,18 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         earlier, disagreement = reading.encoding.earlier_estimates, reading.encoding.disagreement
         if earlier is None:
             return 0.0
-        if reading.statistics is not None:
-            earlier = denormalise(earlier[..., None], reading.statistics, self.rin, ("location",))[..., 0]
+        statistics = None if reading.statistics is None else reading.statistics.in_unit(unit)
+        if statistics is not None:
+            earlier = denormalise(earlier[..., None], statistics, self.rin, ("location",))[..., 0]
+        elif unit is not None:
+            earlier = earlier / unit
         loss = self.network.earlier_weight * absolute_errors(earlier, labels, weights)
         if disagreement is not None:
-            if reading.statistics is not None:
-                scale = reading.statistics.scale
+            if statistics is not None:
+                scale = statistics.scale
                 disagreement = disagreement * (scale / self.rin.safe_weight if self.rin.affine else scale)
+            elif unit is not None:
+                disagreement = disagreement / unit
             observed = observed_mask(labels)
             # steps and components that show nothing at all have nothing to agree on
             compared = reading.encoding.valid[:, :, None] & observed.any(dim=1, keepdim=True)
@@ -354,6 +439,10 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         """Return a collection whose metrics are updated one by one, since gaps concern them differently."""
         metrics = PLForecastingModule.configure_torch_metrics(torch_metrics)
         return torchmetrics.MetricCollection(dict(metrics.items()), compute_groups=False)
+
+
+def _in_unit(target: Tensor, unit: Tensor | None) -> Tensor:
+    return target if unit is None else target / unit
 
 
 def _weight_of_window(batch: TorchTrainingBatch, target: Tensor) -> Tensor | None:

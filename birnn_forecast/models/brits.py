@@ -57,6 +57,7 @@ class BRITSModel(GapAwareModel):
         season_length: int | None = None,
         masking_rate: float = 0.2,
         imputation_weight: float = 1.0,
+        loss_scale: str | None = "window",
         decoder_dim: int = 16,
         use_static_covariates: bool = True,
         use_reversible_instance_norm: bool | dict[str, Any] = True,

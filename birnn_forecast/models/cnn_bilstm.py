@@ -52,6 +52,7 @@ class CNNBiLSTMModel(GapAwareModel):
         season_length: int | None = None,
         masking_rate: float = 0.2,
         imputation_weight: float = 1.0,
+        loss_scale: str | None = "window",
         decoder_dim: int = 16,
         patch_length: int | None = None,
         tbptt_length: int | None = None,

@@ -12,6 +12,7 @@ from darts import TimeSeries
 from darts.utils.data.torch_datasets.utils import TorchTrainingSample
 from darts.utils.ts_utils import series2seq
 
+from birnn_forecast.data.history import counted_values, moments
 from birnn_forecast.masks import level_and_scale
 from birnn_forecast.models._base import GapAwareModel
 from birnn_forecast.models._checks import check_choice, check_integer
@@ -112,6 +113,7 @@ class GRINModel(GapAwareModel):
         season_length: int | None = None,
         masking_rate: float = 0.6,
         imputation_weight: float = 1.0,
+        loss_scale: str | None = "window",
         decoder_dim: int = 16,
         use_static_covariates: bool = True,
         use_reversible_instance_norm: bool | dict[str, Any] = True,
@@ -136,6 +138,15 @@ class GRINModel(GapAwareModel):
         check_integer("node_embedding_dim", params["node_embedding_dim"], minimum=0)
         if isinstance(graph, str) and graph == "learned" and params["node_embedding_dim"] == 0:
             raise ValueError("`node_embedding_dim` must be > 0 with `graph='learned'`, which is made of embeddings.")
+
+    @property
+    def _needs_history(self) -> bool:
+        return True
+
+    @property
+    def _fills_dead(self) -> bool:
+        # where a place lies says who its neighbours are, even if it has never shown a value
+        return self._graph_kind == "distance"
 
     @property
     def _graph_kind(self) -> str | None:
@@ -192,18 +203,16 @@ class GRINModel(GapAwareModel):
                 "A dataset that GRINModel is fitted on must have its series in the attribute `series`, as Darts' own "
                 "have: levels, scales and the graph are read off them."
             )
-        values = np.concatenate(
-            [_counted(one, None if weights is None else weights[i]) for i, one in enumerate(series)]
-        )
-        mean, scale = level_and_scale(values)
-        n = values.shape[1]
+        each = [counted_values(one, None if weights is None else weights[i]) for i, one in enumerate(series)]
+        mean, scale = level_and_scale(np.concatenate(each).astype(np.float64))
+        n = series[0].n_components
         adjacency, correlation = torch.zeros(n, n), torch.eye(n)
         kind, graph = self._graph_kind, self.model_params["graph"]
         threshold = FAINT if n <= FEW_NODES else THRESHOLD
         if kind == "distance":
             adjacency = self._distances(series[0])
         elif kind == "correlation":
-            correlation = pairwise_correlation(values)
+            correlation = pairwise_correlation(np.concatenate([standardised(values) for values in each]))
             adjacency = correlation.abs().clamp(min=FAINT if n <= FEW_NODES else 0)
             adjacency = torch.where(adjacency >= threshold, adjacency, 0.0).fill_diagonal_(0.0)
         elif kind == "given":
@@ -255,12 +264,12 @@ class GRINModel(GapAwareModel):
             return super()._estimates(targets, sources, stride, batch_size, verbose)
         out = []
         for one, source in zip(targets, sources, strict=True):
-            module = self._module_for(one, None if stride is None else source.target)
+            module = self._module_for(one)
             out += self._run_module(module, [source], stride, batch_size, verbose)
         return out
 
-    def _module_for(self, series: TimeSeries, values: np.ndarray | None) -> GapAwareModule:
-        """Return the module with the graph of the series' components, and the levels of `values` if they are others."""
+    def _module_for(self, series: TimeSeries) -> GapAwareModule:
+        """Return the module with the graph of the series' components, itself if they are those of training."""
         if self._names_and_places(series) == self._components:
             return self.model
         trainer, self.model._trainer = self.model._trainer, None
@@ -268,16 +277,9 @@ class GRINModel(GapAwareModel):
             module = copy.deepcopy(self.model)  # without what the trainer holds
         finally:
             self.model._trainer = trainer
-        values = np.full((1, series.n_components), np.nan) if values is None else values.astype(np.float64)
-        mean, scale = level_and_scale(values)
-        if module.rin is not None:
-            # of components that show nothing (or not yet), what those of training have in common
-            known = module.rin.typical_mean.flatten().double(), module.rin.typical_scale.flatten().double()
-            pooled = known[0].mean(), (known[1].square().mean() + known[0].var(correction=0)).sqrt()
-            nothing = torch.as_tensor(np.isnan(values).all(axis=0))
-            mean = torch.where(nothing, pooled[0].cpu(), mean)
-            scale = torch.where(nothing, pooled[1].cpu(), scale)
-        Nodes(mean, scale, self._distances(series), torch.eye(series.n_components)).put_into(module)
+        n = series.n_components
+        nothing = torch.zeros(n), torch.ones(n)  # the history of each series takes their place
+        Nodes(*nothing, self._distances(series), torch.eye(n)).put_into(module)
         return module
 
 
@@ -299,16 +301,10 @@ class Nodes:
             network.graph.put(self.adjacency, self.correlation)
 
 
-def _counted(series: TimeSeries, weight: TimeSeries | None) -> np.ndarray:
-    """Return the values ``(time, components)``, NaN where their weight is 0."""
-    values = series.all_values(copy=False)[:, :, 0].astype(np.float64)
-    if weight is None:
-        return values
-    weights = weight.slice_intersect(series)
-    first = series.get_index_at_point(weights.start_time())
-    counted = np.ones_like(values, dtype=bool)
-    counted[first : first + len(weights)] = weights.all_values(copy=False)[:, :, 0] != 0
-    return np.where(counted, values, np.nan)
+def standardised(values: np.ndarray) -> np.ndarray:
+    """Return ``(time, components)`` in units of the series: those of several series may differ."""
+    found = moments(values)
+    return (values - found.mean) / np.where(found.scale > 0, found.scale, 1.0)
 
 
 def pairwise_correlation(values: np.ndarray) -> torch.Tensor:

@@ -11,10 +11,41 @@ from birnn_forecast.masks import fill, masked_mean, masked_var
 
 
 class WindowStatistics(NamedTuple):
-    """Level and scale of each window, ``(batch, 1, components)``, in the unit of the series."""
+    """Level and scale of each window, ``(batch, 1, components)``, in the unit of the series.
+
+    ``flat`` is True where all that was seen is one value: to stay with it, see :meth:`settled`.
+    """
 
     mean: Tensor
     scale: Tensor
+    flat: Tensor
+
+    def settled(self) -> "WindowStatistics":
+        """Return the statistics of an answer: a flat window has no scale, whatever it was trained with."""
+        if is_whole(~self.flat):
+            return self
+        return self._replace(scale=torch.where(self.flat, 0.0, self.scale))
+
+    def in_unit(self, unit: Tensor | None) -> "WindowStatistics":
+        """Return the same measured in `unit`, ``(batch, 1, components)``; None: as they are."""
+        return self if unit is None else self._replace(mean=self.mean / unit, scale=self.scale / unit)
+
+
+class SeriesStatistics(NamedTuple):
+    """What the series of each window has shown, ``(batch, 1, components)`` in its unit, NaN where it has shown nothing.
+
+    Mean and standard deviation of all its values, and of its last ones; in prediction of those up to the window's end.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    last_mean: Tensor
+    last_scale: Tensor
+
+    @classmethod
+    def of(cls, history: Float[Tensor, "batch 4 components"]) -> "SeriesStatistics":
+        """Take apart what a batch brings."""
+        return cls(*history[:, :, None].unbind(1))
 
 
 class InstanceNorm(nn.Module):
@@ -31,12 +62,14 @@ class InstanceNorm(nn.Module):
         self, x: Float[Tensor, "batch time components"], statistics: WindowStatistics
     ) -> Float[Tensor, "batch time components"]:
         """Bring values into the unit that `statistics` stand for."""
-        y = (x - statistics.mean) / statistics.scale
+        y = (x - statistics.mean) / torch.where(statistics.scale > 0, statistics.scale, 1.0)
         return y * self.affine_weight + self.affine_bias if self.affine else y
 
-    def _normalised(self, x: Tensor, observed: Tensor, mean: Tensor, scale: Tensor) -> tuple[Tensor, WindowStatistics]:
+    def _normalised(
+        self, x: Tensor, observed: Tensor, mean: Tensor, scale: Tensor, flat: Tensor
+    ) -> tuple[Tensor, WindowStatistics]:
         """Return the window in its own unit, 0 where missing, and its statistics, which have no gradient."""
-        statistics = WindowStatistics(mean.detach(), scale.detach())
+        statistics = WindowStatistics(mean.detach(), scale.detach(), flat)
         return fill(self.normalise(fill(x, observed, 0.0), statistics), observed, 0.0), statistics
 
     def undo_affine(self, y: Float[Tensor, "batch time components"]) -> Float[Tensor, "batch time components"]:
@@ -51,7 +84,9 @@ class InstanceNorm(nn.Module):
         tiny = torch.where(self.affine_weight < 0, -1e-3, 1e-3).to(self.affine_weight.dtype)
         return torch.where(self.affine_weight.abs() < 1e-3, tiny, self.affine_weight)
 
-    def unit(self, statistics: WindowStatistics) -> tuple[Tensor, Tensor] | None:
+    def unit(
+        self, statistics: WindowStatistics, series: SeriesStatistics | None = None
+    ) -> tuple[Tensor, Tensor] | None:
         """Return level and scale in a unit that components share, None if they may be anything."""
         return None
 
@@ -59,9 +94,10 @@ class InstanceNorm(nn.Module):
 class MaskedInstanceNorm(InstanceNorm):
     """Reversible instance normalisation over the observed values of a window (Kim et al. 2022, RevIN).
 
-    A window without any observation takes level and scale of the training data. One whose observed values are all
-    equal (or a single one) has a level, but no scale: it takes the scale that training windows have on average, or
-    that they have in relation to their level where this is smaller. These averages are kept as buffers.
+    A window with no more than one observed value has no scale of its own, one without any has no level either: it
+    takes those of the last values of its series. Where these are not known (a network that is called by itself), it
+    takes what training windows have on average, which is kept in buffers: their level, and their scale, or their scale
+    in relation to their level where this is smaller.
 
     Parameters
     ----------
@@ -101,25 +137,38 @@ class MaskedInstanceNorm(InstanceNorm):
         x: Float[Tensor, "batch time components"],
         observed: Bool[Tensor, "batch time components"],
         level: Float[Tensor, "batch 1 components"] | None = None,
+        series: SeriesStatistics | None = None,
     ) -> tuple[Float[Tensor, "batch time components"], WindowStatistics]:
         """Return the normalised window (0 where missing) and the statistics that undo it.
 
-        `level` takes the place of the training data's for windows without any observation.
+        `level` takes the place of that of the series for windows without any observation, NaN for none.
         """
         mean = masked_mean(x, observed)
         var = masked_var(x, observed, mean)
-        # all values equal, up to the rounding of their mean
-        rounding = (8 * torch.finfo(x.dtype).eps * mean).square()
-        varies = var > rounding
+        varies = var > rounding_of(mean).square()
         if self.training:
             self._track(x, observed, mean, var, varies)
         if is_whole(varies):
-            return self._normalised(x, observed, mean, (var + self.eps).sqrt())
-        any_observed = observed.any(dim=1, keepdim=True)
-        mean = torch.where(any_observed, mean, self.typical_mean if level is None else level)
-        borrowed = torch.where(any_observed, self._borrowed_scale(mean).square(), self.typical_var)
-        var = torch.where(varies, var, torch.maximum(borrowed, rounding)) + self.eps
-        return self._normalised(x, observed, mean, torch.where(var > 0, var, 1.0).sqrt())
+            return self._normalised(x, observed, mean, (var + self.eps).sqrt(), ~varies)
+        count = observed.sum(dim=1, keepdim=True)
+        last_level, last_scale = (
+            self._borrowed(mean, count) if series is None else (series.last_mean, series.last_scale)
+        )
+        if level is not None:
+            last_level = torch.where(torch.isnan(level), last_level, level)
+        mean = torch.where(count > 0, mean, torch.nan_to_num(last_level))
+        flat = (count > 1) & ~varies
+        if series is not None:  # nothing but equal values, ever
+            flat = flat | ((count < 2) & (last_scale == 0))
+        scale = torch.where(varies, (var + self.eps).sqrt(), positive(last_scale, mean))
+        return self._normalised(x, observed, mean, scale, flat)
+
+    def _borrowed(self, mean: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        """Return level and scale that training windows have on average."""
+        scale = torch.where(
+            count > 0, self._borrowed_scale(torch.where(count > 0, mean, self.typical_mean)), self.typical_var.sqrt()
+        )
+        return self.typical_mean, scale
 
     def _borrowed_scale(self, mean: Tensor) -> Tensor:
         """Return the scale for a window of which only the level is known."""
@@ -174,7 +223,10 @@ class ShrunkInstanceNorm(InstanceNorm):
         self.register_buffer("typical_scale", torch.ones(1, 1, input_dim))
 
     def put(self, mean: Float[Tensor, " components"], scale: Float[Tensor, " components"]) -> None:
-        """Put in the training data's mean and standard deviation, in the unit of the series."""
+        """Put in the training data's mean and standard deviation, in the unit of the series.
+
+        They stand in where nothing is known of the window's own series.
+        """
         self.typical_mean = mean.to(self.typical_mean).reshape(1, 1, -1)
         self.typical_scale = scale.to(self.typical_scale).reshape(1, 1, -1)
 
@@ -183,21 +235,53 @@ class ShrunkInstanceNorm(InstanceNorm):
         x: Float[Tensor, "batch time components"],
         observed: Bool[Tensor, "batch time components"],
         level: Float[Tensor, "batch 1 components"] | None = None,
+        series: SeriesStatistics | None = None,
     ) -> tuple[Float[Tensor, "batch time components"], WindowStatistics]:
         """Return the normalised window (0 where missing) and the statistics that undo it; `level` as elsewhere."""
-        z = fill((fill(x, observed, 0.0) - self.typical_mean) / self.typical_scale, observed, 0.0)
-        count = observed.sum(dim=1, keepdim=True).to(x.dtype)
-        mean = z.sum(dim=1, keepdim=True) / (count + 1)
+        count = observed.sum(dim=1, keepdim=True)
+        common, last_level = self._common(count, series)
+        z = fill((fill(x, observed, 0.0) - common.mean) / common.scale, observed, 0.0)
+        n = count.to(x.dtype)
+        mean = z.sum(dim=1, keepdim=True) / (n + 1)
         if level is not None:
-            mean = torch.where(count > 0, mean, (level - self.typical_mean) / self.typical_scale)
+            last_level = torch.where(torch.isnan(level), last_level, level)
+        mean = torch.where(count > 0, mean, (last_level - common.mean) / common.scale)
         deviations = fill(z - mean, observed, 0.0).square().sum(dim=1, keepdim=True)
-        scale = ((deviations + self.prior / 2) / (count + self.prior) + self.eps).sqrt()
-        mean = self.typical_mean + mean * self.typical_scale
-        return self._normalised(x, observed, mean, scale * self.typical_scale)
+        scale = ((deviations + self.prior / 2) / (n + self.prior) + self.eps).sqrt() * common.scale
+        own = masked_mean(x, observed)
+        varies = masked_var(x, observed, own) > rounding_of(own).square()
+        flat = (count > 1) & ~varies
+        if series is not None:  # nothing but equal values, ever
+            flat = flat | ((count < 2) & (series.last_scale == 0))
+        level = torch.where(flat & (count > 0), own, common.mean + mean * common.scale)
+        return self._normalised(x, observed, level, scale, flat)
 
-    def unit(self, statistics: WindowStatistics) -> tuple[Tensor, Tensor]:
-        """Return level and scale in units of the training data."""
-        return (statistics.mean - self.typical_mean) / self.typical_scale, statistics.scale / self.typical_scale
+    def _common(self, count: Tensor, series: SeriesStatistics | None) -> tuple[WindowStatistics, Tensor]:
+        """Return the unit that windows of a series share, and the level of one that shows nothing."""
+        if series is None:
+            mean, scale = self.typical_mean, self.typical_scale
+            return WindowStatistics(mean, scale, mean != mean), mean
+        scale = torch.where(count > 0, series.scale, series.last_scale)
+        mean = torch.where(torch.isnan(series.mean), self.typical_mean, series.mean)
+        scale = torch.where(torch.isnan(scale), self.typical_scale, positive(scale, mean))
+        last = torch.where(torch.isnan(series.last_mean), mean, series.last_mean)
+        return WindowStatistics(mean, scale, mean != mean), last
+
+    def unit(self, statistics: WindowStatistics, series: SeriesStatistics | None = None) -> tuple[Tensor, Tensor]:
+        """Return level and scale in units of the series."""
+        common, _ = self._common(torch.ones_like(statistics.mean), series)
+        return (statistics.mean - common.mean) / common.scale, statistics.scale / common.scale
+
+
+def rounding_of(mean: Tensor) -> Tensor:
+    """Return the standard deviation that equal values may seem to have, by the rounding of their mean."""
+    return 8 * torch.finfo(mean.dtype).eps * mean.abs()
+
+
+def positive(scale: Tensor, mean: Tensor) -> Tensor:
+    """Return a scale to divide by: where there is none, the size of the level, or 1."""
+    size = torch.where(mean.abs() > 0, mean.abs(), 1.0)
+    return torch.where(scale > 0, scale, size)
 
 
 class MaskedBatchNorm(nn.BatchNorm1d):
