@@ -187,6 +187,30 @@ def masked_loss(
     return likelihood.compute_loss(prediction, target, weight)
 
 
+def snapped(raw: Tensor, target: Tensor, roles: tuple[str, ...]) -> Tensor:
+    """Return raw parameters whose locations equal the target where they differ by no more than rounding.
+
+    An estimate may hit a value exactly (between two equal values, say). At its kink a loss such as that of quantiles
+    would otherwise take a side by rounding, and another one in another unit.
+
+    Parameters
+    ----------
+    raw
+        ``(batch, time, components, parameters)``, in the unit of the loss.
+    target
+        ``(batch, time, components)`` in that unit, NaN where missing.
+    roles
+        Those of the parameters.
+    """
+    aim = target[..., None]
+    near = (raw.detach() - aim).abs() <= 64 * torch.finfo(raw.dtype).eps * (aim.abs() + 1)  # False for NaN
+    if "location" not in roles:
+        return raw
+    if any(role != "location" for role in roles):
+        near = near & torch.tensor([role == "location" for role in roles], device=raw.device)
+    return torch.where(near, raw + (aim - raw).detach(), raw)
+
+
 def absolute_errors(estimates: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
     """Return the sum over several estimates of the mean absolute error over observed targets.
 
@@ -201,7 +225,10 @@ def absolute_errors(estimates: Tensor, target: Tensor, weight: Tensor | None) ->
     """
     observed = observed_mask(target)
     counted = observed.to(target.dtype) if weight is None else fill(weight, observed, 0.0)
-    errors = (estimates - fill(target, observed, 0.0)).abs() * counted
+    errors = estimates - fill(target, observed, 0.0)
+    # what equals the target up to rounding has no gradient, in any unit
+    errors = fill(errors, errors.abs() > 64 * torch.finfo(errors.dtype).eps * (estimates.abs() + 1), 0.0)
+    errors = errors.abs() * counted
     return errors.sum() / observed.sum().clamp(min=1)
 
 

@@ -37,7 +37,7 @@ from darts.utils.data.torch_datasets.utils import (
 from numpy.typing import NDArray
 from torch import Tensor
 
-from birnn_forecast.data.history import History, counted_values, moments, packed, pooled_over_components
+from birnn_forecast.data.history import History, completed_moments, counted_values, packed, pooled_over_components
 
 Integers = NDArray[np.int64]
 NOWHERE = -(2**40)
@@ -405,7 +405,7 @@ class _Shown:
         """Return ``(series, 4, components)`` over all values, lately being the same; None if components differ."""
         for number in {*numbers.tolist()} - self.found.keys():
             weight = None if self.weight is None else self.weight[number]
-            found = moments(counted_values(self.series[number], weight))
+            found = completed_moments(counted_values(self.series[number], weight))
             self.found[number] = packed(found, found)
         rows = [self.found[number] for number in numbers.tolist()]
         if any(row.shape != rows[0].shape for row in rows):  # which is for Darts to say

@@ -11,7 +11,7 @@ from darts import TimeSeries
 from darts.utils.data.torch_datasets.utils import PLModuleInput
 from tqdm import tqdm
 
-from birnn_forecast.data.history import History, Moments, moments, packed, pooled_over_components
+from birnn_forecast.data.history import History, Moments, completed_moments, packed, pooled_over_components
 from birnn_forecast.data.windows import (
     Blend,
     cut,
@@ -102,7 +102,7 @@ class Shown:
     def __init__(self, source: Source, length: int, known: str = "whole"):
         self.source, self.known = source, known
         self.history = History(source.target, length)
-        self.overall = moments(source.target)
+        self.overall = completed_moments(source.target)
 
     def at(self, ends: np.ndarray) -> np.ndarray:
         """Return ``(windows, 4, components)`` for windows that end before the steps `ends`."""

@@ -207,10 +207,17 @@ random_state, verbose
         batch_size: int | None = None,
         verbose: bool | None = None,
     ) -> list[TimeSeries]:
-        """Fill each missing value from the window that ends with it: no estimate knows what comes after."""
+        """Fill each missing value from the window that ends with it: no estimate knows what comes after.
+
+        Before its first observed value nothing is known of a component, and it stays as it is.
+        """
         self._check_can_impute(1, False)
         given = self._imputation_inputs(series, past_covariates, future_covariates)
-        sources = self._sources(given, [wanted_values(one, None, None) for one in given.series])
+        wanted = [wanted_values(one, None, None) for one in given.series]
+        if not self._fills_dead:
+            begun = [(~np.isnan(one.values(copy=False))).cumsum(axis=0) > 0 for one in given.series]
+            wanted = [asked & since for asked, since in zip(wanted, begun, strict=True)]
+        sources = self._sources(given, wanted)
         raws = given.in_callers_order(self._estimates(given.series, sources, None, batch_size, verbose))
         return [self._filled(one, raw, 1, False) for one, raw in zip(given.callers, raws, strict=True)]
 

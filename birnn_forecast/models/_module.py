@@ -26,6 +26,7 @@ from birnn_forecast.losses import (
     loss_unit,
     masked_loss,
     parameter_roles,
+    snapped,
     update_metrics,
 )
 from birnn_forecast.masks import fill, hide, masked_mean, observed_mask
@@ -215,6 +216,7 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         statistics = reading.statistics
         if not self.network.estimates_some:
             raw = self._measured(self.network.reconstruct(reading.window, reading.encoding), statistics, unit)
+            raw = raw if unit is None else snapped(raw, labels, self.roles)
             return masked_loss(raw, labels, criterion, self.likelihood, weights)
         steps = observed_mask(labels).any(dim=-1).nonzero(as_tuple=True)
         raw = self.network.reconstruct(reading.window, reading.encoding, steps)
@@ -222,7 +224,9 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
             statistics = WindowStatistics(*(x[steps[0]] for x in statistics))
         raw = self._measured(raw, statistics, None if unit is None else unit[steps[0]])
         weights = None if weights is None else weights[steps][:, None]
-        return masked_loss(raw, labels[steps][:, None], criterion, self.likelihood, weights)
+        labels = labels[steps][:, None]
+        raw = raw if unit is None else snapped(raw, labels, self.roles)
+        return masked_loss(raw, labels, criterion, self.likelihood, weights)
 
     @property
     def _weights_dtype(self) -> torch.dtype:
@@ -314,8 +318,9 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         reading = self._read(x_in, visible if training else observed, series)
         raw = self.network.forecast(reading.window, reading.encoding)
         target = batch.future_target
-        output = PLModuleOutput(prediction=self._measured(raw, reading.statistics, unit))
-        loss = self._compute_loss(output, _in_unit(target, unit), criterion, batch.sample_weight)
+        measured, label = self._measured(raw, reading.statistics, unit), _in_unit(target, unit)
+        output = PLModuleOutput(prediction=measured if unit is None else snapped(measured, label, self.roles))
+        loss = self._compute_loss(output, label, criterion, batch.sample_weight)
         # the epoch's mean is over observed targets, too: a batch without any has no say in it
         weight = int(observed_mask(target).sum())
         loss, weight = self._shared(loss, weight, training)

@@ -12,7 +12,7 @@ from darts import TimeSeries
 from darts.utils.data.torch_datasets.utils import TorchTrainingSample
 from darts.utils.ts_utils import series2seq
 
-from birnn_forecast.data.history import counted_values, moments
+from birnn_forecast.data.history import completed_moments, counted_values
 from birnn_forecast.masks import level_and_scale
 from birnn_forecast.models._base import GapAwareModel
 from birnn_forecast.models._checks import check_choice, check_integer
@@ -303,7 +303,7 @@ class Nodes:
 
 def standardised(values: np.ndarray) -> np.ndarray:
     """Return ``(time, components)`` in units of the series: those of several series may differ."""
-    found = moments(values)
+    found = completed_moments(values)
     return (values - found.mean) / np.where(found.scale > 0, found.scale, 1.0)
 
 

@@ -239,7 +239,7 @@ class ShrunkInstanceNorm(InstanceNorm):
     ) -> tuple[Float[Tensor, "batch time components"], WindowStatistics]:
         """Return the normalised window (0 where missing) and the statistics that undo it; `level` as elsewhere."""
         count = observed.sum(dim=1, keepdim=True)
-        common, last_level = self._common(count, series)
+        common, last_level = self._common(series)
         z = fill((fill(x, observed, 0.0) - common.mean) / common.scale, observed, 0.0)
         n = count.to(x.dtype)
         mean = z.sum(dim=1, keepdim=True) / (n + 1)
@@ -256,20 +256,19 @@ class ShrunkInstanceNorm(InstanceNorm):
         level = torch.where(flat & (count > 0), own, common.mean + mean * common.scale)
         return self._normalised(x, observed, level, scale, flat)
 
-    def _common(self, count: Tensor, series: SeriesStatistics | None) -> tuple[WindowStatistics, Tensor]:
+    def _common(self, series: SeriesStatistics | None) -> tuple[WindowStatistics, Tensor]:
         """Return the unit that windows of a series share, and the level of one that shows nothing."""
         if series is None:
             mean, scale = self.typical_mean, self.typical_scale
             return WindowStatistics(mean, scale, mean != mean), mean
-        scale = torch.where(count > 0, series.scale, series.last_scale)
         mean = torch.where(torch.isnan(series.mean), self.typical_mean, series.mean)
-        scale = torch.where(torch.isnan(scale), self.typical_scale, positive(scale, mean))
+        scale = torch.where(torch.isnan(series.scale), self.typical_scale, positive(series.scale, mean))
         last = torch.where(torch.isnan(series.last_mean), mean, series.last_mean)
         return WindowStatistics(mean, scale, mean != mean), last
 
     def unit(self, statistics: WindowStatistics, series: SeriesStatistics | None = None) -> tuple[Tensor, Tensor]:
         """Return level and scale in units of the series."""
-        common, _ = self._common(torch.ones_like(statistics.mean), series)
+        common, _ = self._common(series)
         return (statistics.mean - common.mean) / common.scale, statistics.scale / common.scale
 
 
