@@ -14,9 +14,11 @@ from pytorch_lightning.plugins.precision import Precision
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import SingleDeviceStrategy
 
+from birnn_forecast.checks import check_trained
 from birnn_forecast.data.batches import collate_inference, collate_training, in_batches
 from birnn_forecast.data.forecasts import Indices, forecast_series
 from birnn_forecast.data.shards import SharedDataModule
+from birnn_forecast.models._checks import check_integer
 from birnn_forecast.models._lean import overrides
 
 LARGER, LARGEST = 8, 256
@@ -107,6 +109,10 @@ class BatchesMixin(Base):
 
     @wraps(TorchForecastingModel.predict_from_dataset)
     def predict_from_dataset(self, n, dataset, trainer=None, batch_size=None, *args, **kwargs):
+        if batch_size is not None:
+            check_integer("batch_size", batch_size)
+        if self.model is not None:
+            check_trained(self.model)
         if batch_size is None and not args and self._is_deterministic(**kwargs):
             batch_size = max(self.batch_size, min(LARGER * self.batch_size, LARGEST))
         return super().predict_from_dataset(n, dataset, trainer, batch_size, *args, **kwargs)
