@@ -45,9 +45,6 @@ def checked(method: Method, remembers: bool = False) -> Method:
         except TypeError:  # the method itself says what is wrong
             return method(self, *args, **kwargs)
         given = dict(arguments)
-        for value in arguments.values():
-            if isinstance(value, Mapping):  # what came as `**kwargs`
-                given |= {name: one for name, one in value.items() if name in GRIDS}
         if "series" in needed or given.get("series") is not None:
             series_list("series", given["series"])
         if given.get("historical_forecasts") is not None:
@@ -148,12 +145,13 @@ def series_list(name: str, value: Any, empty: bool = False) -> list[TimeSeries]:
     return list(value)
 
 
-def one_series(name: str, value: Any) -> TimeSeries:
-    """Return the series; raise as :func:`series_list`, also for a list, which the caller cannot take."""
+def one_series(name: str, value: Any, what: str = "") -> TimeSeries:
+    """Return the series; raise as :func:`series_list`, also for a list, in place of which one series is needed."""
     if isinstance(value, TimeSeries):
         return value
-    remedy = ": hand over its series one by one." if isinstance(value, list | tuple) else _remedy(value)
-    raise TypeError(f"`{name}` must be a TimeSeries, got {_kind(value)}{remedy}")
+    if isinstance(value, list | tuple):
+        raise TypeError(f"`{name}` must be one TimeSeries{what}, got {_kind(value)}: hand over one at a time.")
+    raise TypeError(f"`{name}` must be a TimeSeries, got {_kind(value)}{_remedy(value)}")
 
 
 def _kind(value: Any) -> str:

@@ -285,7 +285,7 @@ class GapAwareModel(ImputingMixin, BatchesMixin, CopiesMixin, MixedCovariatesTor
     residuals = checked(MixedCovariatesTorchModel.residuals)
     lr_find = checked(MixedCovariatesTorchModel.lr_find)
     scale_batch_size = checked(MixedCovariatesTorchModel.scale_batch_size)
-    gridsearch = classmethod(checked(MixedCovariatesTorchModel.gridsearch.__func__))  # type: ignore[attr-defined]
+    gridsearch: Any = classmethod(checked(MixedCovariatesTorchModel.gridsearch.__func__))  # type: ignore[attr-defined]
 
     def _verify_static_covariates(self, static_covariates):
         """Leave it to the hooks below, which look at every series and name the one they refuse."""

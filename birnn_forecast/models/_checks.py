@@ -19,10 +19,12 @@ def check_integer(name: str, value: Any, minimum: int = 1) -> None:
         raise ValueError(f"`{name}` must be an integer >= {minimum}, got {value!r}.")
 
 
-def check_share(name: str, value: Any) -> None:
-    """Raise unless `value` is a number of at least 0 and below 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < 1:
-        raise ValueError(f"`{name}` must be a share of at least 0 and below 1, got {value!r}.")
+def check_share(name: str, value: Any, above: bool = False) -> None:
+    """Raise unless `value` is a number of at least 0, or above it, and below 1."""
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not number or not 0 <= value < 1 or (above and value == 0):
+        least = "above 0" if above else "of at least 0"
+        raise ValueError(f"`{name}` must be a share {least} and below 1, got {value!r}.")
 
 
 def check_number(name: str, value: Any, positive: bool = False) -> None:

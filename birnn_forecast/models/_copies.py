@@ -41,7 +41,8 @@ class CopiesMixin(Base):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({**state})
-        self.model = state.get("model")
+        module: Any = state.get("model")
+        self.model = module
 
     def __copy__(self):
         twin = type(self).__new__(type(self))

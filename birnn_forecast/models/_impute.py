@@ -319,7 +319,8 @@ def wanted_values(series: TimeSeries, max_gap: int | None, components: Sequence[
     missing = np.isnan(series.values(copy=False))
     if components is not None:
         known = [str(name) for name in series.components]
-        names = list(components) if isinstance(components, Iterable) and not isinstance(components, str) else [components]
+        several = isinstance(components, Iterable) and not isinstance(components, str)
+        names: list[Any] = [*components] if several else [components]
         if any(name not in known for name in names):
             raise ValueError(f"`components` must be among {known}, one or a list of them, got {components!r}.")
         missing = missing & np.isin(series.components, names)
