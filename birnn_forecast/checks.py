@@ -20,7 +20,7 @@ GRIDS = {
     "val_sample_weight": "val_series",
 }
 WEIGHTS = ("sample_weight", "val_sample_weight")  # or a string, which Darts explains
-BLOCK = 1_000_000  # values looked at together: long series are not copied
+BLOCK = 100_000  # values looked at together: long series are not copied
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
