@@ -213,7 +213,7 @@ def test_intervals_that_are_none(interval):
         lambda: plot_imputation(gappy, imputed, interval=interval),
         lambda: plot_forecast(history, sampled(truth), interval=interval),
     ):
-        with pytest.raises(ValueError, match="`interval` must be .* quantiles .*, got"):
+        with pytest.raises(ValueError, match=r"`interval` must be .* quantiles .*, got"):
             call()
     assert not plt.get_fignums()  # nothing is drawn of what is refused
 
