@@ -47,6 +47,11 @@ def checked(method: Method, remembers: bool = False) -> Method:
         given = dict(arguments)
         if "series" in needed or given.get("series") is not None:
             series_list("series", given["series"])
+        number = given.get("num_samples", 1)
+        if isinstance(number, bool) or not isinstance(
+            number, int | np.integer
+        ):  # numbers too small are Darts' to report
+            raise ValueError(f"`num_samples` must be an integer >= 1, got {number!r}.")
         if given.get("historical_forecasts") is not None:
             _check_forecasts(given["historical_forecasts"])
         check_grids(remembered(self, given) if remembers else given)

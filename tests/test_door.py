@@ -356,6 +356,8 @@ def test_other_options():
     for wrong in (0, -1, 2.5, True):
         with pytest.raises(ValueError, match="`batch_size` must be an integer >= 1, got"):
             model().predict(4, batch_size=wrong)
+        with pytest.raises(ValueError, match="`num_samples`"):
+            model().predict(4, num_samples=str(wrong))
         with pytest.raises(ValueError, match="`batch_size` must be an integer >= 1, got"):
             make_model(BiGRUModel, batch_size=wrong)
         with pytest.raises(ValueError, match="`num_samples` must be an integer >= 1, got"):

@@ -321,8 +321,8 @@ def wanted_values(series: TimeSeries, max_gap: int | None, components: Sequence[
         known = [str(name) for name in series.components]
         several = isinstance(components, Iterable) and not isinstance(components, str)
         names: list[Any] = [*components] if several else [components]
-        if any(name not in known for name in names):
-            raise ValueError(f"`components` must be among {known}, one or a list of them, got {components!r}.")
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(f"`components` must be among {known}, one or a list of them, got {unknown[0]!r}.")
         missing = missing & np.isin(series.components, names)
     if max_gap is not None:
         missing = missing & (gap_lengths(np.isnan(series.values(copy=False))) <= max_gap)
