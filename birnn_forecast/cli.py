@@ -1,8 +1,10 @@
 """The console script ``birnn-forecast``."""
 
 import argparse
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from birnn_forecast import __version__
 
@@ -16,6 +18,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         Arguments without the program's name; default: those of the process.
     """
     args = _parser().parse_args(argv)
+    try:
+        _make_folder(args.out)
+    except OSError as error:
+        args.refuse(f"argument --out: must be a folder to write into, got '{args.out}' ({error.strerror})")
     # Darts and torch take seconds to import: not for `--help`
     from birnn_forecast.demo import run_demo
 
@@ -24,9 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="birnn-forecast", description="Forecasting and imputing time series with gaps."
-    )
+    parser = _Parser(prog="birnn-forecast", description="Forecasting and imputing time series with gaps.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser(
@@ -41,15 +45,38 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--epochs", type=_positive, default=None, help="training epochs of the networks, instead of their own"
     )
-    demo.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    demo.add_argument("--seed", type=_seed, default=0, help="seed of everything random")
+    demo.set_defaults(refuse=demo.error)
     return parser
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        usage = " ".join(self.format_usage().split())
+        self.exit(2, f"{self.prog}: error: {message} ({usage})\n")
+
+
+def _make_folder(path: Path) -> None:
+    """Make the folder, and write into it to see that it can be done."""
+    path.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path):
+        pass
+
+
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
+    return _whole(text, 1)
+
+
+def _seed(text: str) -> int:
+    return _whole(text, 0)
+
+
+def _whole(text: str, minimum: int) -> int:
+    if not text.strip().isdecimal() or int(text) < minimum:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {minimum}, got {text!r}")
+    return int(text)
 
 
 if __name__ == "__main__":

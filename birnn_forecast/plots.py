@@ -1,6 +1,5 @@
 """Pictures of series with gaps: forecasts or imputations with their bands, beside what was observed."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +8,9 @@ import numpy as np
 from darts import TimeSeries
 from matplotlib.axes import Axes
 
-QUANTILE_NAME = re.compile(r"_q(\d(?:\.\d+)?)$")
+from birnn_forecast.checks import check_finite, check_grid, one_series, series_list
+from birnn_forecast.quantiles import levels_of_one
+
 HISTORY_COLOR, TRUTH_COLOR, GAP_COLOR = "0.25", "black", "0.86"
 
 
@@ -49,11 +50,19 @@ def plot_forecast(
     Raises
     ------
     ValueError
-        If the history has more than one component, or a forecast lacks the median.
+        If the history or the truth has more than one component, a forecast lacks the median or a quantile of the
+        interval, the interval is the wrong way round, steps do not fall together, or a value is infinite.
+    TypeError
+        If something is no ``TimeSeries``.
     """
+    _check_series("history", history, truth)
+    named = _named("forecasts", forecasts, "forecast")
+    for forecast in named.values():
+        check_grid("Each of `forecasts`", forecast, "`history`", history)
+        _check_estimate("forecasts", forecast, history, interval)
     ax = _draw_series(history, "history", ylabel, ax)
-    for number, (name, forecast) in enumerate(_named(forecasts, "forecast").items()):
-        _draw_estimate(ax, forecast, name, interval, f"C{number}", "forecasts")
+    for number, (name, forecast) in enumerate(named.items()):
+        _draw_estimate(ax, forecast, history, name, interval, f"C{number}")
     if truth is not None:
         ax.plot(truth.time_index, truth.values()[:, 0], ".", color=TRUTH_COLOR, ms=3, label="observed", zorder=4)
     return _finish(ax, loc="upper left")
@@ -96,19 +105,27 @@ def plot_imputation(
     Raises
     ------
     ValueError
-        If the series has more than one component, or an imputation lacks the median or has other time steps.
+        If the series or the truth has more than one component, an imputation lacks the median or a quantile of the
+        interval or has other time steps, the interval is the wrong way round, the steps of the truth do not fall on
+        those of the series, or a value is infinite.
+    TypeError
+        If something is no ``TimeSeries``.
     """
-    ax = _draw_series(series, "observed", ylabel, ax)
-    missing = np.isnan(series.values()[:, 0])
-    # the observed values on either side of a gap, so that the line joins them
-    drawn = missing | np.append(missing[1:], False) | np.append(False, missing[:-1])
-    for number, (name, estimate) in enumerate(_named(imputed, "imputed").items()):
+    _check_series("series", series, truth)
+    named = _named("imputed", imputed, "imputed")
+    for estimate in named.values():
         if not estimate.time_index.equals(series.time_index):
             raise ValueError(
                 f"Each of `imputed` must have the time steps of `series`, {series.start_time()} to "
                 f"{series.end_time()}, got {estimate.start_time()} to {estimate.end_time()}."
             )
-        _draw_estimate(ax, estimate, name, interval, f"C{number}", "imputed", drawn)
+        _check_estimate("imputed", estimate, series, interval)
+    ax = _draw_series(series, "observed", ylabel, ax)
+    missing = np.isnan(series.values()[:, 0])
+    # the observed values on either side of a gap, so that the line joins them
+    drawn = missing | np.append(missing[1:], False) | np.append(False, missing[:-1])
+    for number, (name, estimate) in enumerate(named.items()):
+        _draw_estimate(ax, estimate, series, name, interval, f"C{number}", drawn)
     if truth is not None:
         times, values = truth.slice_intersect(series).time_index, truth.slice_intersect_values(series)[:, 0, 0]
         hidden = missing[series.time_index.isin(times)]
@@ -116,26 +133,57 @@ def plot_imputation(
     return _finish(ax, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=4)  # gaps may be anywhere
 
 
-def quantile_of(forecast: TimeSeries, quantile: float) -> np.ndarray | None:
+def quantile_of(forecast: TimeSeries, quantile: float, component: str | None = None) -> np.ndarray | None:
     """Return one quantile of an estimate of one component over time, or None if the estimate does not have it.
 
-    A deterministic forecast or imputation counts as its own median.
+    A deterministic forecast or imputation counts as its own median. One component is a single quantile only if its
+    name is Darts' for a quantile of `component`.
     """
     if forecast.is_stochastic:
         return np.quantile(forecast.all_values()[:, 0], quantile, axis=-1)
-    names = [QUANTILE_NAME.search(str(name)) for name in forecast.components]
-    levels = [float(name[1]) if name else 0.5 for name in names]
-    found = np.flatnonzero(np.isclose(levels, quantile))
+    levels = levels_of_one(forecast.components, component) or [0.5]
+    found = np.flatnonzero(np.isclose(levels, quantile, atol=5e-4))
     return forecast.values()[:, found[0]] if len(found) else None
+
+
+def _check_series(name: str, series: TimeSeries, truth: TimeSeries | None) -> None:
+    for which, one in ((name, series), ("truth", truth)):
+        if one is None and which == "truth":
+            continue
+        one = one_series(which, one)
+        if one.n_components != 1:
+            raise ValueError(
+                f"`{which}` must have one component, got {one.n_components}: choose one, as in `{which}['name']`."
+            )
+        check_finite(f"`{which}`", one)
+    if truth is not None:
+        check_grid("`truth`", truth, f"`{name}`", series)
+
+
+def _check_estimate(argument: str, estimate: TimeSeries, series: TimeSeries, interval: tuple[float, float]) -> None:
+    check_finite(f"Each of `{argument}`", estimate)
+    pair = isinstance(interval, tuple | list) and len(interval) == 2
+    if not pair or any(isinstance(q, bool) or not isinstance(q, int | float | np.number) for q in interval):
+        raise ValueError(f"`interval` must be the two quantiles that limit the band, got {interval!r}.")
+    low, high = interval
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"`interval` must be two quantiles from 0 to 1, the lower one first, got {interval!r}.")
+    names = [*map(str, estimate.components)]
+    levels = levels_of_one(names, series.components[0])
+    if len(names) > 1 and levels is None:
+        raise ValueError(f"Each of `{argument}` must have one component or quantiles of it, got {names}.")
+    if levels is None or estimate.is_stochastic:
+        return
+    if not np.isclose(levels, 0.5).any():
+        raise ValueError(f"Each of `{argument}` must hold the median, got {names}.")
+    if levels != [0.5] and any(not np.isclose(levels, q, atol=5e-4).any() for q in interval):
+        raise ValueError(
+            f"`interval` must be two of the quantiles that each of `{argument}` holds, {levels}, got {interval!r}."
+        )
 
 
 def _draw_series(series: TimeSeries, name: str, ylabel: str | None, ax: Axes | None) -> Axes:
     """Draw what was observed, and shade the gaps."""
-    if series.n_components != 1:
-        which = "history" if name == "history" else "series"
-        raise ValueError(
-            f"`{which}` must have one component, got {series.n_components}: choose one, as in `series['name']`."
-        )
     if ax is None:
         ax = plt.subplots(figsize=(10, 4.2), layout="constrained")[1]
     values = series.values()[:, 0]
@@ -152,16 +200,16 @@ def _draw_series(series: TimeSeries, name: str, ylabel: str | None, ax: Axes | N
 def _draw_estimate(
     ax: Axes,
     estimate: TimeSeries,
+    series: TimeSeries,
     name: str,
     interval: tuple[float, float],
     color: str,
-    argument: str,
     drawn: np.ndarray | None = None,
 ) -> None:
     """Draw median and band, where `drawn` if given."""
-    low, median, high = (quantile_of(estimate, q) for q in (interval[0], 0.5, interval[1]))
-    if median is None:
-        raise ValueError(f"Each of `{argument}` must hold the median, got {list(estimate.components)}.")
+    component = str(series.components[0])
+    low, median, high = (quantile_of(estimate, q, component) for q in (interval[0], 0.5, interval[1]))
+    assert median is not None
     times: Any = estimate.time_index
     if low is not None and high is not None and (low != high).any():
         ax.fill_between(times, low, high, where=drawn, color=color, alpha=0.25, lw=0, zorder=2)
@@ -178,13 +226,15 @@ def _finish(ax: Axes, **legend) -> Axes:
 
 
 def _named(
-    estimates: TimeSeries | Sequence[TimeSeries] | Mapping[str, TimeSeries], default: str
+    argument: str, estimates: TimeSeries | Sequence[TimeSeries] | Mapping[str, TimeSeries], default: str
 ) -> Mapping[str, TimeSeries]:
+    """Return the estimates by name, checked to be series."""
+    if isinstance(estimates, Mapping):
+        return {str(name): one_series(f"{argument}[{name!r}]", one) for name, one in estimates.items()}
+    many = series_list(argument, estimates)
     if isinstance(estimates, TimeSeries):
         return {default: estimates}
-    if isinstance(estimates, Mapping):
-        return estimates
-    return {f"{default} {number}": estimate for number, estimate in enumerate(estimates, start=1)}
+    return {f"{default} {number}": estimate for number, estimate in enumerate(many, start=1)}
 
 
 def _gaps(values: np.ndarray) -> list[tuple[int, int]]:

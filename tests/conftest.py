@@ -8,7 +8,7 @@ from jaxtyping import install_import_hook
 os.environ.setdefault("MPLBACKEND", "Agg")
 # the shapes in the signatures are checked in tests only
 with install_import_hook(["birnn_forecast.nn", "birnn_forecast.masks"], "beartype.beartype"):
-    import birnn_forecast
+    import birnn_forecast.models
 
 import numpy as np
 import pandas as pd

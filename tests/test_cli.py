@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import birnn_forecast
-from birnn_forecast import GRINModel, demo
+from birnn_forecast import GRINModel, _registry, demo
 from birnn_forecast.cli import main
 from birnn_forecast.demo import data, forecasters, imputing, networks, progress, report
 from birnn_forecast.imputation import KalmanImputer, LinearImputer, SeasonalLinearImputer
@@ -30,12 +30,54 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"birnn-forecast {birnn_forecast.__version__}\n"
 
 
-@pytest.mark.parametrize("argv", [[], ["nothing"], ["demo", "--epochs", "0"], ["demo", "--epochs", "x"]])
+@pytest.mark.parametrize(
+    "argv", [[], ["nothing"], ["demo", "--epochs", "0"], ["demo", "--epochs", "x"], ["demo", "--seed", "-1"]]
+)
 def test_wrong_arguments_are_explained(argv, capsys):
     with pytest.raises(SystemExit) as stop:
         main(argv)
     assert stop.value.code == 2
     assert "usage: birnn-forecast" in capsys.readouterr().err
+
+
+def test_a_bad_folder_is_one_line_before_any_training(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "run_demo", lambda *args, **kwargs: pytest.fail("it ran"))
+    file = tmp_path / "file"
+    file.write_text("")
+    for out in (file, file / "below", "/proc/nothing"):
+        with pytest.raises(SystemExit) as stop:
+            main(["demo", "--out", str(out)])
+        assert stop.value.code == 2
+        error = capsys.readouterr().err
+        assert len(error.splitlines()) == 1
+        assert f"argument --out: must be a folder to write into, got '{out}'" in error
+    with pytest.raises(SystemExit):
+        main(["demo", "--out", str(tmp_path / "new"), "--epochs", "0"])
+    assert "must be a whole number of at least 1, got '0'" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_nothing_heavy_is_imported_for_help():
+    heavy = {"torch", "darts", "numba", "pandas", "matplotlib", "numpy"}
+    code = "import sys, birnn_forecast.cli as cli; print(*sys.modules); cli.main(['--help'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules, usage = done.stdout.split("\n", maxsplit=1)
+    assert not heavy & {*modules.split()}
+    assert usage.startswith("usage: birnn-forecast")
+    command = [sys.executable, "-X", "importtime", "-m", "birnn_forecast.cli", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert not heavy & {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+
+def test_public_names_are_there_when_asked_for():
+    assert {*birnn_forecast.__all__, "imputation", "plots"} <= {*dir(birnn_forecast)}
+    for name in dir(birnn_forecast):
+        assert getattr(birnn_forecast, name) is not None
+    assert {*_registry.MODELS} == {name for name in birnn_forecast.__all__ if name != "__version__"}
+    for name, module in _registry.MODELS.items():
+        assert getattr(birnn_forecast, name).__module__ == f"birnn_forecast.models.{module}"
+    with pytest.raises(AttributeError, match="module 'birnn_forecast' has no attribute 'nothing'"):
+        birnn_forecast.nothing  # noqa: B018
 
 
 def test_demo_prints_what_is_hidden_tables_and_where_the_pictures_are(tmp_path, capsys, monkeypatch):

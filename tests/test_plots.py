@@ -167,3 +167,61 @@ def test_an_imputation_that_cannot_be_drawn_is_refused():
         plot_imputation(gappy, quantiles(whole, (0.1, 0.9)))
     with pytest.raises(ValueError, match="must have the time steps of `series`, 0 to 99, got 1 to 99"):
         plot_imputation(gappy, imputed[1:])
+
+
+# what is a quantile, and what is a name
+
+NAMES = ["sales", "sales_q4", "flow_q0.9", "gauge_q5", "flow_q0.900", "a_q0.100_q0.900"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_that_end_like_quantiles(name):
+    gappy, _, whole = filled()
+    gappy, whole = (one.with_columns_renamed(one.components[0], name) for one in (gappy, whole))
+    levels = (0.1, 0.5, 0.9)
+    values = np.concatenate([whole.values() + level for level in levels], axis=1)
+    bands = TimeSeries.from_values(values, columns=[f"{name}_q{q:.3f}" for q in levels])
+    for draw in (plot_imputation, plot_forecast):
+        ax = draw(gappy, {"plain": whole, "bands": bands}, whole)
+        assert {"plain", "bands, 80 % band"} < {*labels(ax)}
+        plain = next(line for line in ax.lines if line.get_label() == "plain")
+        inside = np.asarray(plain.get_ydata())[20:30]
+        np.testing.assert_allclose(inside, whole.values()[20:30, 0])
+    assert quantile_of(bands, 0.9, name) is not None
+    lone = bands[f"{name}_q0.900"]
+    assert quantile_of(lone, 0.5, name) is None
+    with pytest.raises(ValueError, match="Each of `imputed` must hold the median, got"):
+        plot_imputation(gappy, lone)
+
+
+def test_several_components_that_are_no_quantiles():
+    history, truth = split()
+    two = TimeSeries.from_times_and_values(truth.time_index, np.zeros((20, 2)), columns=["a_q4", "b_q4"])
+    with pytest.raises(
+        ValueError, match=r"Each of `forecasts` must have one component or quantiles of it, got \['a_q4"
+    ):
+        plot_forecast(history, two)
+
+
+@pytest.mark.parametrize(
+    "interval", [(0.9, 0.1), (0.5, 0.5), (-0.1, 0.9), (0.1, 1.1), (np.nan, 0.9), (0.1,), None, 0.8, "10", (True, 0.9)]
+)
+def test_intervals_that_are_none(interval):
+    gappy, imputed, _ = filled(quantiles)
+    history, truth = split()
+    for call in (
+        lambda: plot_imputation(gappy, imputed, interval=interval),
+        lambda: plot_forecast(history, sampled(truth), interval=interval),
+    ):
+        with pytest.raises(ValueError, match=r"`interval` must be .* quantiles .*, got"):
+            call()
+    assert not plt.get_fignums()  # nothing is drawn of what is refused
+
+
+def test_an_interval_that_is_not_there():
+    gappy, imputed, _ = filled(quantiles)
+    with pytest.raises(ValueError, match=r"two of the quantiles that each of `imputed` holds, \[0.1, 0.5, 0.9\], got"):
+        plot_imputation(gappy, imputed, interval=(0.05, 0.95))
+    history, truth = split()
+    with pytest.raises(ValueError, match=r"two of the quantiles that each of `forecasts` holds"):
+        plot_forecast(history, quantiles(truth), interval=(0.1, 0.95))

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from darts import TimeSeries
-from darts.utils.likelihood_models.base import LikelihoodType, quantile_names
+from darts.utils.likelihood_models.base import LikelihoodType
 
+from birnn_forecast.checks import one_series
 from birnn_forecast.imputation.imputer import Imputer
+from birnn_forecast.quantiles import quantile_levels
 
 LEVELS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 
@@ -96,6 +98,7 @@ def _transform(
 
 def _read(result: TimeSeries, visible: TimeSeries, hidden: np.ndarray) -> Estimate:
     """Take the hidden values out of a deterministic, a sampled or a quantile series."""
+    one_series("what an imputer returns", result)
     if len(result) != len(visible) or not result.time_index.equals(visible.time_index):
         raise ValueError("An imputer must return the series' own time steps.")
     values = result.all_values(copy=False)
@@ -114,12 +117,10 @@ def _read(result: TimeSeries, visible: TimeSeries, hidden: np.ndarray) -> Estima
 
 def _quantile_components(result: TimeSeries, visible: TimeSeries) -> tuple[np.ndarray, np.ndarray]:
     """Return the levels and the quantiles ``(time, components, levels)`` of a series made of them."""
-    count, rest = divmod(result.n_components, visible.n_components)
-    levels = [float(str(name).rpartition("_q")[2]) for name in result.components[:count] if "_q" in str(name)]
-    names = [name for component in visible.components for name in quantile_names(levels, str(component))]
-    if rest or names != [*map(str, result.components)]:
+    levels = quantile_levels(result.components, visible.components)
+    if levels is None:
         raise ValueError(
             f"An imputer must return the components {list(visible.components)} or quantiles of each, got "
             f"{list(result.components)}."
         )
-    return np.array(levels), result.values(copy=False).reshape(len(result), visible.n_components, count)
+    return np.array(levels), result.values(copy=False).reshape(len(result), visible.n_components, len(levels))

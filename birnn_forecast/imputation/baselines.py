@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -13,17 +13,23 @@ from darts.utils.likelihood_models.base import likelihood_component_names, quant
 from darts.utils.missing_values import fill_missing_values
 from statsmodels.tsa.statespace.structural import UnobservedComponents
 
-from birnn_forecast.models._checks import check_choice, check_integer
+from birnn_forecast.checks import for_each
+from birnn_forecast.models._checks import check_choice, check_flag, check_integer, check_share
 
 START_VARIANCE = 10.0
+
+Series: TypeAlias = TimeSeries | Sequence[TimeSeries]
 
 
 @dataclass(frozen=True)
 class LinearImputer:
     """Straight lines between observed values; before the first and after the last one, that value."""
 
-    def impute(self, series: TimeSeries) -> TimeSeries:
-        """Return the series with its gaps filled; a component without any observed value stays as it is."""
+    def impute(self, series: Series) -> Any:
+        """Return one series or several with gaps filled; a component without any observed value stays as it is."""
+        return for_each(self._impute, series)
+
+    def _impute(self, series: TimeSeries) -> TimeSeries:
         return _fill(series, fill_missing_values(series, method="linear").values(copy=False))
 
 
@@ -54,8 +60,11 @@ class SeasonalLinearImputer:
         check_integer("season_length", self.season_length)
         check_choice("method", self.method, ("phase", "profile"))
 
-    def impute(self, series: TimeSeries) -> TimeSeries:
-        """Return the series with its gaps filled; a component without any observed value stays as it is."""
+    def impute(self, series: Series) -> Any:
+        """Return one series or several with gaps filled; a component without any observed value stays as it is."""
+        return for_each(self._impute, series)
+
+    def _impute(self, series: TimeSeries) -> TimeSeries:
         values = series.values(copy=False)
         n_steps, n_components = values.shape
         seasons = -(-n_steps // self.season_length)
@@ -64,7 +73,7 @@ class SeasonalLinearImputer:
         phases = pd.DataFrame(padded.reshape(seasons, -1))  # a column for each phase of each component
         if self.method == "phase":
             lines = phases.interpolate(limit_direction="both").to_numpy().reshape(padded.shape)
-            return LinearImputer().impute(_fill(series, lines[:n_steps]))
+            return LinearImputer()._impute(_fill(series, lines[:n_steps]))
         profile = pd.DataFrame(phases.mean().to_numpy().reshape(-1, n_components)).interpolate(limit_direction="both")
         wave = np.tile(profile.to_numpy(), (seasons, 1))[:n_steps]
         rest = pd.DataFrame(values - wave).interpolate(limit_direction="both")
@@ -75,8 +84,11 @@ class SeasonalLinearImputer:
 class LastValueImputer:
     """The last observed value; before the first one, that one."""
 
-    def impute(self, series: TimeSeries) -> TimeSeries:
-        """Return the series with its gaps filled; a component without any observed value stays as it is."""
+    def impute(self, series: Series) -> Any:
+        """Return one series or several with gaps filled; a component without any observed value stays as it is."""
+        return for_each(self._impute, series)
+
+    def _impute(self, series: TimeSeries) -> TimeSeries:
         return _fill(series, pd.DataFrame(series.values(copy=False)).ffill().bfill().to_numpy())
 
 
@@ -120,19 +132,30 @@ class KalmanImputer:
         if self.season_length is not None:
             check_integer("season_length", self.season_length)
         check_integer("harmonics", self.harmonics)
+        check_flag("autoregressive", self.autoregressive)
         check_integer("fit_length", self.fit_length, minimum=10)
 
-    def impute(self, series: TimeSeries, quantiles: Sequence[float] | None = None) -> TimeSeries:
-        """Return the series with its gaps filled; a component without any observed value stays as it is.
+    def impute(self, series: Series, quantiles: Sequence[float] | None = None) -> Any:
+        """Return one series or several with gaps filled; a component without any observed value stays as it is.
 
         Parameters
         ----------
         series
-            A deterministic series.
+            One deterministic series or several.
         quantiles
             If given, the result has these quantiles of each component, named as Darts names them (``"x_q0.100"``), all
             equal to the value where there is one.
+
+        Raises
+        ------
+        ValueError
+            If a quantile is not above 0 and below 1.
         """
+        for quantile in quantiles or ():
+            check_share("quantiles", quantile, above=True)
+        return for_each(lambda one: self._impute(one, quantiles), series)
+
+    def _impute(self, series: TimeSeries, quantiles: Sequence[float] | None = None) -> TimeSeries:
         values = series.values(copy=False)
         estimates = [self._smooth(y, str(name)) for y, name in zip(values.T, series.components, strict=True)]
         mean, scale = (np.stack(both, axis=1) for both in zip(*estimates, strict=True))
@@ -165,7 +188,7 @@ class KalmanImputer:
             except (ValueError, np.linalg.LinAlgError) as error:
                 reason = str(error)
             warnings.warn(
-                f"Kalman smoothing of {name!r} failed ({reason}): it is filled by straight lines.", stacklevel=4
+                f"Kalman smoothing of {name!r} failed ({reason}): it is filled by straight lines.", stacklevel=6
             )
         return np.interp(np.arange(len(y)), np.flatnonzero(observed), y[observed]), np.full(len(y), scale)
 

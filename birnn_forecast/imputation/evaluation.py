@@ -1,6 +1,6 @@
 """How well imputers fill in values that were hidden from them, beside simple ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -10,12 +10,13 @@ import pandas as pd
 from darts import TimeSeries
 from darts.metrics import mae, mic, mql, rmse
 from darts.utils.likelihood_models.base import quantile_names
-from darts.utils.ts_utils import series2seq
 
+from birnn_forecast.checks import check_grid, check_grids, check_series, series_list
 from birnn_forecast.data.windows import gap_lengths as lengths_of_gaps
 from birnn_forecast.imputation._estimates import LEVELS, Estimate, estimate
 from birnn_forecast.imputation.baselines import baselines as simple_imputers
 from birnn_forecast.imputation.missing import make_missing
+from birnn_forecast.models._checks import check_integer
 
 BANDS = {"coverage_80": (0.1, 0.9), "coverage_90": (0.05, 0.95)}
 ALL = "all"
@@ -90,8 +91,9 @@ def evaluate_imputer(
     TypeError
         If the imputer is none of the above.
     """
+    check_integer("num_samples", num_samples)
+    covariates = _covariates(series, past_covariates, future_covariates)
     task = _Task.make(series, pattern, rate, random_state, block_length, hidden, scale, gap_lengths)
-    covariates = _covariates(past_covariates, future_covariates)
     table = task.scores(estimate(imputer, task.visible, task.hidden, covariates, num_samples, random_state))
     for name, simple in (simple_imputers(season_length) if baselines else {}).items():
         column = "mae_" + name.lower().replace(" ", "_").replace("-", "_")
@@ -100,7 +102,7 @@ def evaluate_imputer(
 
 
 def compare_imputers(
-    imputers: Mapping[str, Any],
+    imputers: Mapping[str, Any] | Sequence[Any],
     series: TimeSeries | Sequence[TimeSeries],
     pattern: str = "points",
     rate: float = 0.25,
@@ -122,7 +124,8 @@ def compare_imputers(
     ----------
     imputers
         Imputers by name, each as in :func:`evaluate_imputer`; one that is named like a simple imputer ("linear",
-        "seasonal-linear", "seasonal profile", "last value", "Kalman") takes its place.
+        "seasonal-linear", "seasonal profile", "last value", "Kalman") takes its place. Those of a list are named by
+        their classes, and numbered where there are several of one.
     series, pattern, rate, random_state, block_length, hidden, season_length, scale, gap_lengths
         As in :func:`evaluate_imputer`.
     baselines
@@ -142,10 +145,12 @@ def compare_imputers(
     ValueError, TypeError
         As in :func:`evaluate_imputer`.
     """
+    by_name = _by_name(imputers)
+    check_integer("num_samples", num_samples)
+    covariates = _covariates(series, past_covariates, future_covariates)
     task = _Task.make(series, pattern, rate, random_state, block_length, hidden, scale, gap_lengths)
-    covariates = _covariates(past_covariates, future_covariates)
     rows = {}
-    for name, imputer in ((simple_imputers(season_length) if baselines else {}) | dict(imputers)).items():
+    for name, imputer in ((simple_imputers(season_length) if baselines else {}) | by_name).items():
         start = perf_counter()
         estimates = estimate(imputer, task.visible, task.hidden, covariates, num_samples, random_state)
         seconds = perf_counter() - start
@@ -186,14 +191,18 @@ class _Task:
 
     @classmethod
     def make(cls, series, pattern, rate, random_state, block_length, hidden, scale, gap_lengths) -> "_Task":
-        many = list(series2seq(series))
+        many = series_list("series", series)
+        check_series("series", many, deterministic=True)
         if hidden is None:
             visible = make_missing(many, pattern, rate, random_state, block_length=block_length)
         else:
-            visible = list(series2seq(hidden))
+            visible = series_list("hidden", hidden)
+            check_series("hidden", visible, deterministic=True)
             _check_hidden(many, visible)
-        bins = [*gap_lengths]
-        if bins != sorted({*bins}) or (bins and bins[0] < 1):
+        bins = [*gap_lengths] if isinstance(gap_lengths, Iterable) else [gap_lengths]
+        for bound in bins:
+            check_integer("gap_lengths", bound)
+        if bins != sorted({*bins}):
             raise ValueError(f"`gap_lengths` must be increasing numbers of steps, got {gap_lengths!r}.")
         masks, parts = [], []
         for whole, part in zip(many, visible, strict=True):
@@ -253,7 +262,26 @@ def _mean_and_sd(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return frame.mean().fillna(0.0).to_numpy(), frame.std(ddof=0).replace(0.0, 1.0).fillna(1.0).to_numpy()
 
 
+def _by_name(imputers: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
+    """Return the imputers by their names, or by those of their classes."""
+    if isinstance(imputers, Mapping):
+        return dict(imputers)
+    if not isinstance(imputers, list | tuple):
+        raise TypeError(
+            f"`imputers` must be a dictionary of imputers by name, or a list of them, got {type(imputers).__name__}: "
+            "put it into a list, or use `evaluate_imputer`."
+        )
+    names = [getattr(imputer, "__name__", type(imputer).__name__) for imputer in imputers]
+    return {
+        name if names.count(name) == 1 else f"{name} {names[: i + 1].count(name)}": imputer
+        for i, (name, imputer) in enumerate(zip(names, imputers, strict=True))
+    }
+
+
 def _check_hidden(series: Sequence[TimeSeries], hidden: Sequence[TimeSeries]) -> None:
+    if len(series) == len(hidden):
+        for i, (one, other) in enumerate(zip(series, hidden, strict=True)):
+            check_grid(f"`hidden[{i}]`", other, f"`series[{i}]`", one)
     alike = len(series) == len(hidden) and all(
         one.time_index.equals(other.time_index) and one.components.equals(other.components)
         for one, other in zip(series, hidden, strict=True)
@@ -267,8 +295,14 @@ def _check_hidden(series: Sequence[TimeSeries], hidden: Sequence[TimeSeries]) ->
 
 
 def _covariates(
+    series: TimeSeries | Sequence[TimeSeries],
     past_covariates: TimeSeries | Sequence[TimeSeries] | None,
     future_covariates: TimeSeries | Sequence[TimeSeries] | None,
 ) -> dict[str, list[TimeSeries]]:
-    given = {"past_covariates": past_covariates, "future_covariates": future_covariates}
-    return {name: list(series2seq(value)) for name, value in given.items() if value is not None}
+    """Return those that were given, checked."""
+    pairs = {"past_covariates": past_covariates, "future_covariates": future_covariates}
+    given = {name: series_list(name, value) for name, value in pairs.items() if value is not None}
+    check_grids({"series": series, **given})
+    for name, many in given.items():
+        check_series(name, many)
+    return given

@@ -6,8 +6,8 @@ from typing import Any
 from darts import TimeSeries
 from darts.dataprocessing.transformers import FittableDataTransformer
 
-from birnn_forecast.imputation._portable import PortableModel, check_model
-from birnn_forecast.models._checks import check_choice
+from birnn_forecast.checks import checked, one_series
+from birnn_forecast.models._checks import check_choice, check_integer
 
 DIRECTIONS = ("both", "forward")
 
@@ -81,14 +81,14 @@ class Imputer(FittableDataTransformer):
         check_choice("direction", direction, DIRECTIONS)
         if max_gap is not None and direction == "forward":
             raise ValueError(f"`max_gap` must be None with `direction='forward'`, got {max_gap!r}.")
+        if max_gap is not None:
+            check_integer("max_gap", max_gap)
         self._covariates = {}
         for which, covariates in (("past_covariates", past_covariates), ("future_covariates", future_covariates)):
-            if not isinstance(covariates, TimeSeries | None):
-                raise TypeError(f"`{which}` must be one TimeSeries for all series, got {type(covariates).__name__}.")
             if covariates is not None:
-                self._covariates[which] = covariates
+                self._covariates[which] = one_series(which, covariates, " for all series")
         # what `ts_fit` and `ts_transform` need is what is set before Darts' __init__
-        self._model = PortableModel(model)
+        self._model = model
         self._direction = direction
         self._refit = refit
         self._max_gap = max_gap
@@ -96,10 +96,14 @@ class Imputer(FittableDataTransformer):
         if model._fit_called:
             self._fit_called, self._fitted_params = True, [self._model]
 
+    fit = checked(FittableDataTransformer.fit)
+    transform = checked(FittableDataTransformer.transform)
+    fit_transform = checked(FittableDataTransformer.fit_transform)
+
     @property
     def model(self) -> Any:
         """The model: the fitted one, once there is one."""
-        return (self._fitted_params[0] if self._fitted_params else self._model).model
+        return self._fitted_params[0] if self._fitted_params else self._model
 
     @property
     def direction(self) -> str:
@@ -112,17 +116,33 @@ class Imputer(FittableDataTransformer):
         return self._columns
 
     @staticmethod
-    def ts_fit(series: Sequence[TimeSeries], params: Mapping[str, Any], *args, **kwargs) -> PortableModel:
+    def ts_fit(series: Sequence[TimeSeries], params: Mapping[str, Any], *args, **kwargs) -> Any:
         """Return the model, fitted to all series; `kwargs` go to its ``fit``."""
         fixed = params["fixed"]
         covariates = {which: [one] * len(series) for which, one in fixed["_covariates"].items()}
-        return fixed["_model"].fitted(fixed["_refit"], series, **(covariates | kwargs))
+        return fitted_model(fixed["_model"], fixed["_refit"], series, **(covariates | kwargs))
 
     @staticmethod
     def ts_transform(series: TimeSeries, params: Mapping[str, Any], **kwargs) -> TimeSeries:
         """Return the series with its gaps filled; `kwargs` go to the model's ``impute``."""
-        fixed, model = params["fixed"], params["fitted"].model
+        fixed, model = params["fixed"], params["fitted"]
         options = fixed["_covariates"] | kwargs
         if fixed["_direction"] == "forward":
             return model._impute_forward(series, **options)[0]
         return model.impute(series, **({"max_gap": fixed["_max_gap"]} | options))
+
+
+def fitted_model(model: Any, refit: bool, series: Sequence[TimeSeries], **kwargs) -> Any:
+    """Return the model fitted to the series; as it is, if it is fitted already, unless `refit`.
+
+    A fit anew is made with an untrained copy: the model that was handed in stays what it is.
+    """
+    if not model._fit_called:
+        return model.fit(series, **kwargs)
+    return model.untrained_model().fit(series, **kwargs) if refit else model
+
+
+def check_model(model: Any, method: str) -> None:
+    """Raise unless `model` can do what it is needed for."""
+    if not hasattr(model, method):
+        raise TypeError(f"`model` must be a model of birnn_forecast with `{method}`, got {type(model).__name__}.")

@@ -6,9 +6,9 @@ from typing import overload
 
 import numpy as np
 from darts import TimeSeries
-from darts.utils.ts_utils import series2seq
 
-from birnn_forecast.models._checks import check_choice, check_integer
+from birnn_forecast.checks import check_series, series_list
+from birnn_forecast.models._checks import check_choice, check_integer, check_share
 
 BLOCK_LENGTHS = {"blocks": (12, 48), "blackout": (6, 24)}
 MOST_TRIES = 10_000  # misses in a row before it is said that the blocks do not fit
@@ -70,15 +70,15 @@ def make_missing(
     Raises
     ------
     ValueError
-        If an argument is out of its range, a series is stochastic or has no observed value, the blocks do not fit, the
-        share is too small to hide anything, or "native" finds no gaps.
+        If an argument is out of its range, a series is stochastic, infinite or has no observed value, the blocks do
+        not fit, the share is too small to hide anything, or "native" finds no gaps.
     """
     check_choice("pattern", pattern, PATTERNS)
-    if isinstance(rate, bool) or not isinstance(rate, int | float | np.number) or not 0 < rate < 1:
-        raise ValueError(f"`rate` must be a share above 0 and below 1, got {rate!r}.")
+    check_share("rate", rate, above=True)
     lengths = _lengths(pattern, block_length)
-    many = series2seq(series)
-    missing = [np.isnan(_values(one, i)) for i, one in enumerate(many)]
+    many = series_list("series", series)
+    check_series("series", many, deterministic=True)
+    missing = [np.isnan(one.values(copy=False)) for one in many]
     rng = np.random.default_rng(random_state)
     out = []
     for i, one in enumerate(many):
@@ -102,18 +102,12 @@ def _lengths(pattern: str, block_length: int | tuple[int, int] | None) -> tuple[
         return BLOCK_LENGTHS.get(pattern, (1, 1))
     if pattern not in BLOCK_LENGTHS:
         raise ValueError(f"`block_length` goes with the patterns 'blocks' and 'blackout', not with {pattern!r}.")
-    ends = (block_length, block_length) if isinstance(block_length, int | np.integer) else tuple(block_length)
+    ends = tuple(block_length) if isinstance(block_length, tuple | list) else (block_length, block_length)
     for end in ends:
         check_integer("block_length", end)
     if len(ends) != 2 or ends[0] > ends[1]:
         raise ValueError(f"`block_length` must be a length or (shortest, longest), got {block_length!r}.")
     return ends
-
-
-def _values(series: TimeSeries, number: int) -> np.ndarray:
-    if series.is_stochastic:
-        raise ValueError(f"`series[{number}]` must be deterministic, got {series.n_samples} samples.")
-    return series.values(copy=False)
 
 
 def _check_case(case: _Case, pattern: str, number: int) -> None:

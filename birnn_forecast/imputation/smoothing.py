@@ -6,7 +6,8 @@ from typing import Any
 from darts import TimeSeries
 from darts.models.filtering.filtering_model import FilteringModel
 
-from birnn_forecast.imputation._portable import PortableModel, check_model
+from birnn_forecast.checks import check_series, series_list
+from birnn_forecast.imputation.imputer import check_model, fitted_model
 from birnn_forecast.models._checks import check_integer
 
 
@@ -52,57 +53,48 @@ class BidirectionalFilter(FilteringModel):
         check_integer("n_passes", n_passes, minimum=2)
         self.n_passes = n_passes
         self.refit = refit
-        self._model = PortableModel(model)
+        self._model = model
 
     @property
     def model(self) -> Any:
         """The model, fitted or not."""
-        return self._model.model
+        return self._model
 
     def fit(self, series: TimeSeries | Sequence[TimeSeries], **kwargs) -> "BidirectionalFilter":
         """Fit the model unless it is fitted already (see `refit`); `kwargs`, as covariates, go to its ``fit``."""
-        many = [series] if isinstance(series, TimeSeries) else list(series)
-        self._model = self._model.fitted(self.refit, many, **kwargs)
+        self._model = fitted_model(self._model, self.refit, series_list("series", series), **kwargs)
         return self
 
     def filter(
         self,
-        series: TimeSeries,
+        series: TimeSeries | Sequence[TimeSeries],
         num_samples: int = 1,
         past_covariates: TimeSeries | Sequence[TimeSeries] | None = None,
         future_covariates: TimeSeries | Sequence[TimeSeries] | None = None,
         random_state: int | None = None,
-    ) -> TimeSeries:
-        """Return the smoothed series.
+    ) -> TimeSeries | list[TimeSeries]:
+        """Return the smoothed series, one or as many as came.
 
         Parameters
         ----------
         series
-            A deterministic series; may have gaps, which are filled.
+            One deterministic series or several; may have gaps, which are filled.
         num_samples
             Number of samples of each value; more than 1 needs a model with a likelihood.
         past_covariates, future_covariates
-            Covariates of the series (or a sequence of one of them: what ``FilteringAnomalyModel.score`` hands on).
+            Covariates of each series (of one series also as a list, which ``FilteringAnomalyModel.score`` hands on).
         random_state
             Seed of the samples.
 
         Raises
         ------
         ValueError
-            If the series is stochastic, or there are several covariates for it.
+            If a series is stochastic, or there are not as many covariates as series.
         """
-        super().filter(series)
+        check_series("series", series_list("series", series), deterministic=True)
         given = {"past_covariates": past_covariates, "future_covariates": future_covariates}
-        covariates = {name: _single(name, value) for name, value in given.items() if value is not None}
+        covariates = {name: value for name, value in given.items() if value is not None}
         if not self.model._fit_called:
-            self.fit(series, **covariates)
+            self.fit(series, **{name: series_list(name, value) for name, value in covariates.items()})
         options = {**covariates, "num_samples": num_samples, "random_state": random_state}
         return self.model.reconstruct(series, n_passes=self.n_passes, **options)
-
-
-def _single(name: str, covariates: TimeSeries | Sequence[TimeSeries]) -> TimeSeries:
-    if isinstance(covariates, TimeSeries):
-        return covariates
-    if len(covariates) != 1:
-        raise ValueError(f"`{name}` must be one series, got {len(covariates)}: filter the series one by one.")
-    return covariates[0]

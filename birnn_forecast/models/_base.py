@@ -10,18 +10,18 @@ from darts.utils.serialization import add_safe_globals, safe_globals
 from darts.utils.ts_utils import series2seq
 from torch.nn.modules import activation
 
+from birnn_forecast.checks import check_labels, check_series, check_weights, checked, warn_of_dead_components
 from birnn_forecast.data.batches import Asked
 from birnn_forecast.models._batches import BatchesMixin
 from birnn_forecast.models._checks import (
     check_choice,
+    check_flag,
     check_integer,
-    check_labels,
+    check_norm,
     check_number,
-    check_series,
     check_share,
-    check_weights,
-    warn_of_dead_components,
 )
+from birnn_forecast.models._copies import CopiesMixin
 from birnn_forecast.models._docs import full_docstring, full_signature
 from birnn_forecast.models._imputing import ImputingMixin
 from birnn_forecast.models._module import GapAwareModule
@@ -65,7 +65,7 @@ def _allow_family(method: Callable) -> Callable:
     return load
 
 
-class GapAwareModel(ImputingMixin, BatchesMixin, MixedCovariatesTorchModel):
+class GapAwareModel(ImputingMixin, BatchesMixin, CopiesMixin, MixedCovariatesTorchModel):
     """Base of the family: a Darts torch model that takes series with gaps as they are.
 
     A subclass lists its parameters in ``__init__``, which does nothing but ``super().__init__()``: Darts' metaclass has
@@ -182,7 +182,7 @@ class GapAwareModel(ImputingMixin, BatchesMixin, MixedCovariatesTorchModel):
         for name, choices in CHOICES.items():
             if name in params:
                 check_choice(name, params[name], choices)
-        for name in ("output_chunk_length", *COUNTS):
+        for name in ("output_chunk_length", "batch_size", *COUNTS):
             if name in params:
                 check_integer(name, params[name])
         check_integer("output_chunk_shift", params["output_chunk_shift"], minimum=0)
@@ -206,17 +206,13 @@ class GapAwareModel(ImputingMixin, BatchesMixin, MixedCovariatesTorchModel):
         check_share("dropout", params["dropout"])
         check_share("masking_rate", params["masking_rate"])
         check_number("imputation_weight", params["imputation_weight"])
-        if not isinstance(params.get("bidirectional", True), bool):
-            raise ValueError(f"`bidirectional` must be True or False, got {params['bidirectional']!r}.")
+        check_flag("bidirectional", params.get("bidirectional", True))
         if not isinstance(params["activation"], str) or params["activation"] not in ACTIVATIONS:
             raise ValueError(
                 f"`activation` must be the name of an activation in torch.nn such as 'ReLU', "
                 f"got {params['activation']!r}."
             )
-        norm = params["use_reversible_instance_norm"]
-        if isinstance(norm, dict) and not norm.keys() <= {*self.norm_options}:
-            options = " and ".join(map(repr, self.norm_options))
-            raise ValueError(f"`use_reversible_instance_norm` takes {options} as keys, got {[*norm]}.")
+        check_norm(params["use_reversible_instance_norm"], self.norm_options)
         if params["skip"] == "seasonal" and params["season_length"] is None:
             raise ValueError("`season_length` must be given (in time steps) with `skip='seasonal'`, got None.")
         longest = _parse_input_chunk_length(params["input_chunk_length"])[1]
@@ -284,18 +280,39 @@ class GapAwareModel(ImputingMixin, BatchesMixin, MixedCovariatesTorchModel):
         return True
 
     @property
+    def _reads_static(self) -> "GapAwareModel | None":
+        """The model, if it reads static covariates."""
+        return self if self.uses_static_covariates else None
+
+    @property
     def min_input_chunk_length(self) -> int:
         return self._min_input_chunk_length
 
-    # Every workflow of Darts cuts its windows through these hooks
+    # What users hand over is checked before Darts looks at it
 
-    def _setup_for_fit_from_dataset(self, *args, val_series=None, **kwargs):
-        check_series("val_series", series2seq(val_series), needs_value=True)
+    fit = checked(MixedCovariatesTorchModel.fit)
+    predict = checked(MixedCovariatesTorchModel.predict, remembers=True)
+    historical_forecasts = checked(MixedCovariatesTorchModel.historical_forecasts)
+    backtest = checked(MixedCovariatesTorchModel.backtest)
+    residuals = checked(MixedCovariatesTorchModel.residuals)
+    lr_find = checked(MixedCovariatesTorchModel.lr_find)
+    scale_batch_size = checked(MixedCovariatesTorchModel.scale_batch_size)
+    gridsearch: Any = classmethod(checked(MixedCovariatesTorchModel.gridsearch.__func__))  # type: ignore[attr-defined]
+
+    def _verify_static_covariates(self, static_covariates):
+        """Leave it to the hooks below, which look at every series and name the one they refuse."""
+
+    # Every workflow of Darts cuts its windows through these hooks: values are checked as data transformers left them
+
+    def _setup_for_fit_from_dataset(self, series, *args, val_series=None, **kwargs):
+        reads_static = self.considers_static_covariates and series2seq(series)[0].static_covariates is not None
+        model = self if reads_static else None
+        check_series("val_series", series2seq(val_series), needs_value=True, model=model)
         self._names_are_due = True
-        return super()._setup_for_fit_from_dataset(*args, val_series=val_series, **kwargs)
+        return super()._setup_for_fit_from_dataset(series, *args, val_series=val_series, **kwargs)
 
     def _build_train_dataset(self, series, past_covariates, future_covariates, sample_weight, *args, **kwargs):
-        check_series("series", series, needs_value=True)
+        check_series("series", series, needs_value=True, model=self._reads_static)
         check_labels(series, self.min_input_chunk_length + self.output_chunk_shift)
         check_weights(series, sample_weight)
         check_series("past_covariates", past_covariates)
@@ -307,7 +324,7 @@ class GapAwareModel(ImputingMixin, BatchesMixin, MixedCovariatesTorchModel):
         return super()._build_train_dataset(series, past_covariates, future_covariates, sample_weight, *args, **kwargs)
 
     def _build_inference_dataset(self, n, series, past_covariates, future_covariates, *args, **kwargs):
-        check_series("series", series)
+        check_series("series", series, model=self._reads_static)
         check_series("past_covariates", past_covariates)
         check_series("future_covariates", future_covariates)
         warn_of_dead_components(series, "forecast", self._fills_dead)

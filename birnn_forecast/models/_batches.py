@@ -1,11 +1,12 @@
 """Fast ways through Darts' workflows: batches cut at once, one trainer for all predictions, forecasts made together."""
 
 from collections.abc import Callable
+from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from darts.models.forecasting.torch_forecasting_model import _DartsCheckpointIO
+from darts.models.forecasting.torch_forecasting_model import TorchForecastingModel, _DartsCheckpointIO
 from darts.utils.utils import _build_tqdm_iterator
 from lightning_fabric.utilities.apply_func import move_data_to_device
 from pytorch_lightning.plugins.io import TorchCheckpointIO
@@ -13,9 +14,11 @@ from pytorch_lightning.plugins.precision import Precision
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import SingleDeviceStrategy
 
+from birnn_forecast.checks import check_trained
 from birnn_forecast.data.batches import collate_inference, collate_training, in_batches
 from birnn_forecast.data.forecasts import Indices, forecast_series
 from birnn_forecast.data.shards import SharedDataModule
+from birnn_forecast.models._checks import check_integer
 from birnn_forecast.models._lean import overrides
 
 if TYPE_CHECKING:
@@ -100,6 +103,14 @@ class BatchesMixin(Base):
         super()._train(trainer, model, *args, **kwargs)
         # ... and copies of the loss have been set back
         model.on_fit_end()
+
+    @wraps(TorchForecastingModel.predict_from_dataset)
+    def predict_from_dataset(self, n, dataset, trainer=None, batch_size=None, *args, **kwargs):
+        if batch_size is not None:
+            check_integer("batch_size", batch_size)
+        if self.model is not None:
+            check_trained(self.model)
+        return super().predict_from_dataset(n, dataset, trainer, batch_size, *args, **kwargs)
 
     def _setup_for_predict(self, *args, trainer=None, verbose=None, dataloader_kwargs=None, **kwargs):
         options = _collate_with(collate_inference, dataloader_kwargs)

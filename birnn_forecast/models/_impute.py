@@ -1,6 +1,6 @@
 """Imputing and reconstructing series with a fitted model: windows in, one estimate per missing value out."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -372,10 +372,11 @@ def wanted_values(series: TimeSeries, max_gap: int | None, components: Sequence[
     """
     missing = np.isnan(series.values(copy=False))
     if components is not None:
-        names = [components] if isinstance(components, str) else list(components)
-        unknown = [name for name in names if name not in series.components]
-        if unknown:
-            raise ValueError(f"`components` must be among {list(series.components)}, got {unknown[0]!r}.")
+        known = [str(name) for name in series.components]
+        several = isinstance(components, Iterable) and not isinstance(components, str)
+        names: list[Any] = [*components] if several else [components]
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(f"`components` must be among {known}, one or a list of them, got {unknown[0]!r}.")
         missing = missing & np.isin(series.components, names)
     if max_gap is not None:
         missing = missing & (gap_lengths(np.isnan(series.values(copy=False))) <= max_gap)
@@ -388,21 +389,14 @@ def aligned(name: str, covariates: TimeSeries, series: TimeSeries) -> np.ndarray
     Raises
     ------
     ValueError
-        If their frequencies differ or the covariates do not cover the series.
+        If the covariates do not cover the series.
     """
-    if covariates.freq != series.freq or covariates.has_datetime_index != series.has_datetime_index:
-        raise ValueError(
-            f"`{name}` must have the frequency of `series` ({series.freq_str}), got {covariates.freq_str}."
-        )
     if covariates.start_time() > series.start_time() or covariates.end_time() < series.end_time():
         raise ValueError(
             f"`{name}` must cover `series` ({series.start_time()} to {series.end_time()}), got "
             f"{covariates.start_time()} to {covariates.end_time()}: lengthen it, with NaN where it is unknown."
         )
-    values = covariates.slice_intersect_values(series, copy=False)[:, :, 0]
-    if len(values) != len(series):
-        raise ValueError(f"`{name}` must have the time steps of `series`, but they do not fall on the same times.")
-    return values
+    return covariates.slice_intersect_values(series, copy=False)[:, :, 0]
 
 
 def device_of(trainer_params: dict[str, Any]) -> torch.device:

@@ -8,8 +8,16 @@ from darts import TimeSeries
 from darts.utils.torch import random_method
 from darts.utils.ts_utils import series2seq
 
+from birnn_forecast.checks import (
+    check_grids,
+    check_series,
+    check_trained,
+    remembered,
+    series_list,
+    warn_of_dead_components,
+)
 from birnn_forecast.models._calibration import calibrated, trial_of
-from birnn_forecast.models._checks import check_integer, check_series, warn_of_dead_components
+from birnn_forecast.models._checks import check_integer
 from birnn_forecast.models._impute import (
     Source,
     WindowEstimator,
@@ -244,6 +252,7 @@ random_state, verbose
                 )
         if not self._fit_called or self.model is None:
             raise ValueError("The model must be fitted before it can impute: call `fit()` first.")
+        check_trained(self.model)
         check_integer("num_samples", num_samples)
         if num_samples > 1 and self.likelihood is None:
             raise ValueError(
@@ -269,25 +278,15 @@ random_state, verbose
                     "dataset, or saved with `clean=True`)."
                 )
             series = self.training_series
-        single = isinstance(series, TimeSeries)
-        if not len(series):
-            raise ValueError("`series` must hold at least one series, got none.")
-        targets = list(series2seq(series))
+        single, targets = isinstance(series, TimeSeries), series_list("series", series)
+        given = {"series": series, "past_covariates": past_covariates, "future_covariates": future_covariates}
+        check_grids(remembered(self, given))
         if past_covariates is None and self.past_covariate_series is not None:
             past_covariates = [self.past_covariate_series] * len(targets)
         if future_covariates is None and self.future_covariate_series is not None:
             future_covariates = [self.future_covariate_series] * len(targets)
         past, future = series2seq(past_covariates), series2seq(future_covariates)
-        for name, given in (("past_covariates", past), ("future_covariates", future)):
-            if given is not None and len(given) != len(targets):
-                raise ValueError(f"`{name}` must be as many as `series` ({len(targets)}), got {len(given)}.")
-        for i, one in enumerate(targets):
-            if one.is_stochastic:
-                raise ValueError(
-                    f"`series[{i}]` must be deterministic, got {one.n_samples} samples: impute them one by one, or "
-                    "their median."
-                )
-        check_series("series", targets)
+        check_series("series", targets, deterministic=True, model=self._reads_static)
         check_series("past_covariates", past)
         check_series("future_covariates", future)
         if self.encoders is not None and self.encoders.encoding_available:

@@ -103,7 +103,7 @@ def test_covariates(model):
     scores, used = detector.score(series, return_model_prediction=True, future_covariates=FUTURE)
     assert_same(used, filtered)
     assert np.isfinite(scores.values()).all()
-    with pytest.raises(ValueError, match="`future_covariates` must be one series, got 2: filter the series one by"):
+    with pytest.raises(ValueError, match=r"`future_covariates` must be as many as `series` \(1\), got 2"):
         smooth.filter(series, future_covariates=[FUTURE, FUTURE])
 
 
@@ -122,7 +122,7 @@ def test_copies_keep_the_network(model, copy):
         (
             lambda m: BidirectionalFilter(m).filter(TimeSeries.from_values(np.zeros((50, 1, 3)))),
             ValueError,
-            "The input series must be deterministic",
+            r"`series\[0\]` must be deterministic, got 3 samples",
         ),
     ],
 )

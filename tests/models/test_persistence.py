@@ -1,8 +1,11 @@
 """Saving and loading, here and in a process of its own, with Darts' safe loading as it is by default."""
 
 import copy
+import pickle
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +17,9 @@ from darts.utils.likelihood_models import GaussianLikelihood
 from darts.utils.serialization import clear_safe_globals
 from pytorch_lightning.callbacks import EarlyStopping
 
-from birnn_forecast import BiGRUModel
+from birnn_forecast import BiGRUModel, GRINModel
 from tests.conftest import MODELS, make_model, make_series, quiet_trainer
-from tests.models.contract_helpers import FUTURE, PAST, assert_same, fitted, two_models, with_statics
+from tests.models.contract_helpers import FUTURE, PAST, assert_same, differs, fitted, two_models, with_statics
 
 COVARIATES = {"past_covariates": PAST, "future_covariates": FUTURE}
 
@@ -134,13 +137,86 @@ def test_callbacks_and_trainer_options(model_class, tmp_path):
     assert_same(loaded.predict(4), model.predict(4))
 
 
-def test_copies(model_class):
-    # a copy has the parameters; Darts leaves the weights of a fitted model to `save`
+def test_copies_of_what_is_not_fitted(model_class):
     model = make_model(model_class)
     twin = copy.deepcopy(model)
     series = make_series(60, missing=0.2)
     assert dict(twin.model_params) == dict(model.model_params)
     assert_same(twin.fit(series).predict(4), model.fit(series).predict(4), rtol=0)
+
+
+def through_pickle(model):
+    return pickle.loads(pickle.dumps(model))
+
+
+@pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, through_pickle])
+def test_copies_of_what_is_fitted(full_model, make, tmp_path):
+    expected, series = parameters(full_model), full_model.training_series
+    filled = full_model.impute(**COVARIATES)
+    twin = make(full_model)
+    assert twin.trainer is None
+    assert_same(twin.impute(**COVARIATES), filled, rtol=0)
+    assert_same(parameters(twin), expected, rtol=0)
+    # a copy of a copy, saved before and after it has a trainer
+    for other in (make(full_model), twin):
+        for clean in (False, True):
+            other.save(str(tmp_path / "twin.pt"), clean=clean)
+            loaded = make(type(twin).load(str(tmp_path / "twin.pt"), pl_trainer_kwargs=quiet_trainer()))
+            assert_same(parameters(loaded, series), expected)
+    # it learns on, and the model that it was copied from does not
+    validation = {"val_series": series, "val_past_covariates": PAST, "val_future_covariates": FUTURE}
+    twin.fit(series, **COVARIATES, **validation)
+    assert differs(parameters(twin), expected)
+    assert_same(parameters(full_model), expected, rtol=0)
+    assert_same(full_model.impute(**COVARIATES), filled, rtol=0)
+
+
+def test_a_copy_without_its_file_is_saved_whole(tmp_path):
+    model = fitted(BiGRUModel, make_series(60))
+    expected = model.predict(4)
+    (tmp_path / "one").mkdir()
+    model.save(str(tmp_path / "one" / "model.pt"))
+    twin = copy.deepcopy(BiGRUModel.load(str(tmp_path / "one" / "model.pt")))
+    for path in (tmp_path / "one").iterdir():
+        path.unlink()
+    assert not twin.untrained_model().model_created
+    twin.save(str(tmp_path / "two.pt"))
+    assert_same(BiGRUModel.load(str(tmp_path / "two.pt")).predict(4), expected)
+
+
+def predicted_and_filled(model):
+    return model.predict(4).values(), model.impute().values()
+
+
+def test_other_processes():
+    model = fitted(BiGRUModel, make_series(60, missing=0.2))
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        found = pool.submit(predicted_and_filled, model).result()
+    for one, expected in zip(found, predicted_and_filled(model), strict=True):
+        np.testing.assert_allclose(one, expected, rtol=1e-6)
+
+
+@two_models
+def test_files_hold_the_weights_once(model_class, tmp_path):
+    def sizes(hidden_dim):
+        name = f"m{hidden_dim}"
+        model = fitted(
+            model_class,
+            make_series(60),
+            hidden_dim=hidden_dim,
+            model_name=name,
+            work_dir=str(tmp_path),
+            save_checkpoints=True,
+            fit={"val_series": make_series(60)},
+        )
+        model.save(str(tmp_path / "model.pt"))
+        model.save(str(tmp_path / "clean.pt"), clean=True)
+        files = [tmp_path / "model.pt", tmp_path / "clean.pt", tmp_path / name / "_model.pth.tar"]
+        return [path.stat().st_size for path in files], (tmp_path / "model.pt.ckpt").stat().st_size
+
+    small, large = sizes(8), sizes(64)
+    assert large[1] > small[1] + 50_000
+    np.testing.assert_allclose(large[0], small[0], atol=200)
 
 
 @two_models
@@ -178,7 +254,7 @@ warnings.simplefilter("ignore")
 import numpy as np
 from darts import TimeSeries
 from darts.utils.serialization import clear_safe_globals
-from birnn_forecast import BiGRUModel
+from birnn_forecast import BiGRUModel, GRINModel
 from tests.conftest import MODELS, make_model, make_series, quiet_trainer
 
 folder, clear = sys.argv[1], sys.argv[2] == "clear"
@@ -229,3 +305,45 @@ def test_a_users_trainer_resumes_from_a_checkpoint(tmp_path):
     steps_an_epoch = first.global_step
     assert trainer.global_step == 3 * steps_an_epoch
     assert resumed.epochs_trained == 3
+
+
+PLAIN = """
+import sys, warnings
+warnings.simplefilter("ignore")
+{imports}
+assert ("birnn_forecast.models" in sys.modules) is {early}
+model = TorchForecastingModel.load(sys.argv[1])
+assert type(model).__name__ == sys.argv[2], type(model)
+assert model.predict(4).n_timesteps == 4
+"""
+DARTS = "from darts.models.forecasting.torch_forecasting_model import TorchForecastingModel"
+
+
+@pytest.mark.parametrize(
+    ("imports", "early"),
+    [
+        (f"import birnn_forecast\n{DARTS}", False),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                (f"{DARTS}\nimport birnn_forecast", False),
+                (f"from birnn_forecast import BiGRUModel\n{DARTS}", True),
+                (f"import birnn_forecast.callbacks\n{DARTS}", False),
+                (f"import birnn_forecast\nfrom birnn_forecast.imputation import Imputer\n{DARTS}", True),
+            ]
+        ),
+    ],
+)
+def test_darts_loads_what_the_plain_import_registers(tmp_path, imports, early):
+    cls = GRINModel if early else BiGRUModel
+    path = str(tmp_path / "model.pt")
+    fitted(cls, make_series(60)).save(path)
+    code = PLAIN.format(imports=imports, early=early)
+    done = subprocess.run(
+        [sys.executable, "-c", code, path, cls.__name__],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
