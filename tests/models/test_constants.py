@@ -81,7 +81,7 @@ def test_nothing_is_invented_for_a_dead_component(model_class, likelihood):
         for what, call in calls:
             with pytest.warns(UserWarning, match=f"Without any observed value, {what} as NaN: '1'") as caught:
                 found = call()
-            assert len(caught) == 1
+            assert sum("Without any" in str(one.message) for one in caught) == 1
             each = found.all_values().reshape(len(found), 3, -1)
             assert np.isnan(each[:, 1]).all()
             assert np.isfinite(each[:, [0, 2]]).all()
@@ -140,7 +140,7 @@ def test_a_place_tells_about_a_component_that_never_reported():
 
 def test_a_silent_series_keeps_its_own_level(model_class):
     sizes = (1.0, 1000.0, 1e-3)
-    each = [make_series(60, seed=i).map(lambda x, s=size: s * x) for i, size in enumerate(sizes)]
+    each = [make_series(60, seed=i) * size for i, size in enumerate(sizes)]
     model = make_model(model_class, likelihood=QuantileRegression([0.1, 0.5, 0.9]), n_epochs=2).fit(each)
     silent = [change(one, slice(40, 60), np.nan) for one in each]  # longer than the input chunk
     for size, bands in zip(sizes, model.predict(4, silent, predict_likelihood_parameters=True), strict=True):

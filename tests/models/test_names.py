@@ -88,7 +88,9 @@ def test_samples_come_in_the_callers_order():
 
 def test_training_series_in_several_orders(model_class):
     options = {"past_covariates": [PAST] * 2, "future_covariates": [FUTURE] * 2}
-    weights = [target(static=False).map(lambda x: np.nan_to_num(x) * 0 + [1.0, 2.0, 3.0]) for _ in range(2)]
+    series = target(static=False)
+    table = np.broadcast_to(np.array([1, 2, 3], dtype=np.float32), (60, 3))
+    weights = [series.with_values(table.copy()) for _ in range(2)]
     one = make_model(model_class).fit(
         [target(), target(1)], **options, val_series=target(2), val_past_covariates=PAST, val_future_covariates=FUTURE,
         sample_weight=weights, val_sample_weight=weights[0],
