@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -349,15 +349,3 @@ def aligned(name: str, covariates: TimeSeries, series: TimeSeries) -> np.ndarray
     if len(values) != len(series):
         raise ValueError(f"`{name}` must have the time steps of `series`, but they do not fall on the same times.")
     return values
-
-
-def device_of(trainer_params: dict[str, Any]) -> torch.device:
-    """Return the device that the model's trainer would use."""
-    accelerator = trainer_params.get("accelerator", "auto")
-    devices = trainer_params.get("devices", "auto")
-    index = devices[0] if isinstance(devices, list | tuple) and devices else 0
-    if accelerator in ("cuda", "gpu", "auto") and torch.cuda.is_available():
-        return torch.device("cuda", index)
-    if accelerator in ("mps", "gpu") and torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")

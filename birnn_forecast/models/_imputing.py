@@ -10,11 +10,11 @@ from darts.utils.ts_utils import series2seq
 
 from birnn_forecast.models._calibration import calibrated, trial_of
 from birnn_forecast.models._checks import check_integer, check_series
+from birnn_forecast.models._devices import device_of
 from birnn_forecast.models._impute import (
     Source,
     WindowEstimator,
     aligned,
-    device_of,
     passes,
     wanted_values,
 )

@@ -345,9 +345,21 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         update_metrics(metrics, prediction.reshape(-1, self.n_targets), target.reshape(-1, self.n_targets))
 
     def _compute_metrics(self, metrics: torchmetrics.MetricCollection):
-        # without a single observed target there is nothing to report
-        if all(metric.update_called for metric in metrics.values()):
-            super()._compute_metrics(metrics)
+        # one by one: what saw nothing that counts (no observed target, no complete step) has nothing to report
+        own = metrics.items(keep_base=True)
+        updated: Any = {name: metric for name, metric in own if self._is_updated(metric)}
+        super()._compute_metrics(
+            torchmetrics.MetricCollection(updated, prefix=metrics.prefix, postfix=metrics.postfix, compute_groups=False)
+        )
+        metrics.reset()
+
+    def _is_updated(self, metric: torchmetrics.Metric) -> bool:
+        """Return whether the metric was updated in this epoch, by every process: some have no shape before."""
+        if self._processes == 1:
+            return metric.update_called
+        updated = torch.tensor(float(metric.update_called), device=self.device)
+        total: Any = self.trainer.strategy.reduce(updated, reduce_op="sum")
+        return int(total) == self._processes
 
     @staticmethod
     def configure_torch_metrics(torch_metrics) -> torchmetrics.MetricCollection:

@@ -114,9 +114,9 @@ class FeedbackGRIN(nn.Module):
        ``p = PReLU(W_p [n; h])``, representation ``[p; h]``; second estimate ``x2 = W_2 [p; h] + U_2 u``;
     3. filled again, ``v = m x + (1 - m) x2``; next state by a :class:`DiffusionGRU` of ``[v; m; u]``.
 
-    All maps but ``U_1`` and ``U_2`` have a bias. The output is a network of both representations, the mask, the node's embedding and the
-    covariates. No estimate and no output at a step and node depends on the value observed there (a window's
-    normalisation apart), so each observation is a label. Without covariates this is the paper's network.
+    All maps but ``U_1`` and ``U_2`` have a bias. The output is a network of both representations, the mask, the node's
+    embedding and the covariates. No estimate and no output at a step and node depends on the value observed there (a
+    window's normalisation apart), so each observation is a label. Without covariates this is the paper's network.
 
     Parameters
     ----------

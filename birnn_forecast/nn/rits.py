@@ -229,9 +229,9 @@ class StepsFunction(torch.autograd.Function):
         components, hidden = w_history.shape[2], w_history.shape[1]
         # the estimate from the history and the gates read the same state
         weight = torch.cat([w_history, w_state], dim=2)
-        joint = torch.baddbmm(
-            pad(b_known, (components, 0)), known.flatten(1, 2), pad(w_known, (components, 0))
-        ).view(*x.shape[:3], weight.shape[2])
+        joint = torch.baddbmm(pad(b_known, (components, 0)), known.flatten(1, 2), pad(w_known, (components, 0))).view(
+            *x.shape[:3], weight.shape[2]
+        )
         joint[..., :components] = offset
         first, cross, combined, second = (torch.empty_like(x) for _ in range(4))  # input, filled once and again
         before, cell, bounded, after = (torch.empty_like(decay) for _ in range(4))
