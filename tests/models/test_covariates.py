@@ -183,13 +183,14 @@ def test_what_a_covariate_says_at_a_missing_step_enters_its_estimate(cls, option
     """That of the step alone; in each component, whether it is known for the past or for the future, too."""
     for components, kinds in ((1, ("past", "future")), (2, ("past",)), (3, ("future",))):
         # in a unit that a network without normalisation can read
-        series = change(make_series(components=components).map(lambda x: (x - 100) / 10), GONE, np.nan)
+        series = make_series(components=components, dtype=np.float64).map(lambda x: (x - 100) / 10)
+        series = change(series, GONE, np.nan)
         given = {f"{kind}_covariates": PAST if kind == "past" else FUTURE for kind in kinds}
         model = fitted(cls, series, fit=given, **options)
         full = model.impute(series, calibrate=False, **given).values()
         for (kind, covariates), step in product(given.items(), (0, 31, 57, 87, 119)):
             moved = model.impute(series, calibrate=False, **given | {kind: add(covariates, step, 2.0)}).values()
-            assert (np.abs(moved - full)[step] > 1e-4).all(), (kind, step)
+            assert (np.abs(moved - full)[step] > 1e-6).all(), (kind, step)
             assert np.isfinite(moved).all()
 
 
@@ -208,3 +209,41 @@ def test_a_target_that_a_covariate_explains_is_filled_by_it(cls, options):
     model = make_model(cls, **params).fit(series, past_covariates=covariate)
     error = np.abs(model.impute(series, covariate, calibrate=False).values() - truth)[gone].mean()
     assert error < 0.4 * np.abs(truth - truth.mean())[gone].mean()
+
+
+@pytest.mark.parametrize(
+    ("cls", "options"), [*READINGS[: len(MODELS)], (GRINModel, {"recurrence": "feedback"})], ids=str
+)
+def test_covariates_may_come_in_any_unit(cls, options):
+    """Only their unit differs from one fit to the other, each component's its own."""
+    series = make_series(components=2, missing=0.2, dtype=np.float64)
+    past, future = (add(one.astype(np.float64), slice(40, 43), np.nan) for one in (PAST, FUTURE))
+    found = []
+    for a, b in (([1.0, 1.0], [0.0, 0.0]), ([1e-5, 1e3], [0.003, -3e5])):
+        moved = past.with_values(past.values() * a + b), future * a[1] + b[1]
+        covariates = dict(zip(("past_covariates", "future_covariates"), moved, strict=True))
+        model = fitted(cls, series, fit=covariates, **options)
+        found.append([model.impute(series, **covariates), model.predict(8, series, **covariates)])
+    assert_same(*found, rtol=1e-4)
+
+
+def test_what_covariates_are_where_there_is_no_series_does_not_count():
+    series, other = make_series(60, seed=1), make_series(30, seed=2).shift(90)
+    model = fitted(BiGRUModel, [series, other], fit={"past_covariates": [PAST, PAST * 3]})
+    values = np.concatenate([PAST.values()[:60], 3 * PAST.values()[90:120]])
+    expected = np.stack([values.mean(axis=0), values.std(axis=0)])
+    np.testing.assert_allclose(model.model.unit_of("past_covariates"), expected, rtol=1e-5)
+    # kept when the training goes on with others
+    model.fit(series, past_covariates=PAST * 9)
+    np.testing.assert_allclose(model.model.unit_of("past_covariates"), expected, rtol=1e-5)
+
+
+def test_covariates_that_never_change_or_are_never_known(model_class):
+    for value in (7.0, 0.0, np.nan):
+        constant = PAST.with_values(np.full_like(PAST.values(), value))
+        constant = change(constant, (slice(None), 1), PAST.values()[:, 1])
+        model = fitted(model_class, fit={"past_covariates": constant})
+        mean, scale = model.model.unit_of("past_covariates")
+        assert mean[0] == np.nan_to_num(value)
+        assert scale[0] == 1
+        assert np.isfinite(model.predict(4).values()).all()
