@@ -143,11 +143,14 @@ def grin_direction(x, observed, context, adjacency, w, order):
     states, firsts, seconds, representations = list(w["start"]), [], [], []
     for x_t, m, c in zip(x, observed, context, strict=True):
         h = states[-1]
-        first = linear("first", h)[:, 0]
+        first, second = (linear("first", h)[:, 0], 0.0)
+        if "present" in w:
+            said = linear("present", c[:, 1:])
+            first, second = first + said[:, 0], said[:, 1]
         z = linear("message", np.column_stack([np.where(m, x_t, first), c, h]))
         p = linear("decoder", np.column_stack([linear("neighbours", messages(adjacency, z, 1)), h]))
         representation = np.column_stack([np.where(p > 0, p, w["slope"] * p), h])
-        second = linear("second", representation)[:, 0]
+        second = second + linear("second", representation)[:, 0]
         value = np.where(m, x_t, second)[:, None]
         v = np.column_stack([diffusion(value), diffusion(c)])
         for layer, below in enumerate(states):
@@ -172,7 +175,7 @@ def grin(x, observed, exogenous, adjacency, directions, embedding, hidden, outpu
     backward = [part[::-1] for part in reverse]
     out = np.zeros((*x.shape, len(output[1])))
     for t, i in np.ndindex(*x.shape):
-        inputs = np.concatenate([forward[2][t, i], backward[2][t, i], [observed[t, i]], embedding[i]])
+        inputs = np.concatenate([forward[2][t, i], backward[2][t, i], [observed[t, i]], embedding[i], exogenous[t, i]])
         out[t, i] = np.maximum(inputs @ hidden[0] + hidden[1], 0) @ output[0] + output[1]
     return out, np.array([forward[0], forward[1], backward[0], backward[1]])
 

@@ -8,6 +8,7 @@ from darts.models.forecasting.torch_forecasting_model import MixedCovariatesTorc
 from darts.utils.data.torch_datasets.utils import TorchTrainingSample, _parse_input_chunk_length
 from darts.utils.serialization import add_safe_globals, safe_globals
 from darts.utils.ts_utils import series2seq
+from torch import Tensor
 from torch.nn.modules import activation
 
 from birnn_forecast.checks import check_labels, check_series, check_weights, checked, warn_of_dead_components
@@ -26,6 +27,7 @@ from birnn_forecast.models._docs import full_docstring, full_signature
 from birnn_forecast.models._imputing import ImputingMixin
 from birnn_forecast.models._module import GapAwareModule
 from birnn_forecast.models._names import TrainingNames, in_places, names_of
+from birnn_forecast.models._units import covariate_unit
 from birnn_forecast.nn.decoders import SKIPS
 from birnn_forecast.nn.merge import MERGES
 from birnn_forecast.nn.normalization import NORMALIZATIONS
@@ -161,6 +163,7 @@ class GapAwareModel(ImputingMixin, BatchesMixin, CopiesMixin, MixedCovariatesTor
     """What ``use_reversible_instance_norm`` takes as a dictionary."""
     _training_names: dict[str, Any] | None = None
     _names_are_due = True
+    _units: dict[str, Tensor] | None = None
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -266,7 +269,7 @@ class GapAwareModel(ImputingMixin, BatchesMixin, CopiesMixin, MixedCovariatesTor
 
     def _create_model(self, train_sample: TorchTrainingSample) -> GapAwareModule:
         params = self.model_params
-        return GapAwareModule(
+        module = GapAwareModule(
             masking_rate=params["masking_rate"],
             imputation_weight=params["imputation_weight"],
             loss_scale=params["loss_scale"],
@@ -274,6 +277,11 @@ class GapAwareModel(ImputingMixin, BatchesMixin, CopiesMixin, MixedCovariatesTor
             network_params=self._network_params(),
             **self.pl_module_params,
         )
+        # those of a loaded model come with its weights
+        for name, unit in (self._units or {}).items():
+            module.unit_of(name).copy_(unit)
+        self._units = None
+        return module
 
     @property
     def supports_static_covariates(self) -> bool:
@@ -287,6 +295,16 @@ class GapAwareModel(ImputingMixin, BatchesMixin, CopiesMixin, MixedCovariatesTor
     @property
     def min_input_chunk_length(self) -> int:
         return self._min_input_chunk_length
+
+    def _setup_for_train(self, train_dataset, *args, **kwargs):
+        if self.model is None:
+            # a user's own dataset need not have them as series
+            parts = ("series", "past_covariates", "future_covariates")
+            series, *given = (series2seq(getattr(train_dataset, name, None)) for name in parts)
+            self._units = {
+                name: covariate_unit(one, series) for name, one in zip(parts[1:], given, strict=True) if one and series
+            }
+        return super()._setup_for_train(train_dataset, *args, **kwargs)
 
     # What users hand over is checked before Darts looks at it
 

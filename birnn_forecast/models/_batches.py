@@ -19,6 +19,7 @@ from birnn_forecast.data.batches import collate_inference, collate_training, in_
 from birnn_forecast.data.forecasts import Indices, forecast_series
 from birnn_forecast.data.shards import SharedDataModule
 from birnn_forecast.models._checks import check_integer
+from birnn_forecast.models._devices import on_one_device
 from birnn_forecast.models._lean import overrides
 
 if TYPE_CHECKING:
@@ -116,7 +117,8 @@ class BatchesMixin(Base):
         options = _collate_with(collate_inference, dataloader_kwargs)
         # what fails or tunes a trainer on the way does not leave it to the next prediction
         kept, self._kept_trainer = self._kept_trainer, None
-        alone = _one_process(self.trainer_params)
+        # several processes would each predict a part
+        alone = on_one_device(self.trainer_params)
         settings = {**alone, "callbacks": [*(alone.get("callbacks") or [])]}
         settings |= {"verbose": verbose, "epochs": self.n_epochs}
         own = trainer is None
@@ -166,17 +168,6 @@ class BatchesMixin(Base):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__getstate__().items() if name != "_kept_trainer"}
-
-
-def _one_process(trainer_params: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a trainer for one process, the first device: several would each predict a part."""
-    devices = trainer_params.get("devices", "auto")
-    if devices == 1 and "strategy" not in trainer_params and "num_nodes" not in trainer_params:
-        return trainer_params
-    if isinstance(devices, str) and "," in devices:  # Lightning's way to name them
-        devices = [int(number) for number in devices.split(",") if number.strip()]
-    first = list(devices)[:1] if isinstance(devices, list | tuple) else 1
-    return {**trainer_params, "devices": first, "strategy": "auto", "num_nodes": 1}
 
 
 def _collate_with(collate: Callable, dataloader_kwargs: dict[str, Any] | None) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -397,15 +397,3 @@ def aligned(name: str, covariates: TimeSeries, series: TimeSeries) -> np.ndarray
             f"{covariates.start_time()} to {covariates.end_time()}: lengthen it, with NaN where it is unknown."
         )
     return covariates.slice_intersect_values(series, copy=False)[:, :, 0]
-
-
-def device_of(trainer_params: dict[str, Any]) -> torch.device:
-    """Return the device that the model's trainer would use."""
-    accelerator = trainer_params.get("accelerator", "auto")
-    devices = trainer_params.get("devices", "auto")
-    index = devices[0] if isinstance(devices, list | tuple) and devices else 0
-    if accelerator in ("cuda", "gpu", "auto") and torch.cuda.is_available():
-        return torch.device("cuda", index)
-    if accelerator in ("mps", "gpu") and torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")

@@ -18,11 +18,11 @@ from birnn_forecast.checks import (
 )
 from birnn_forecast.models._calibration import calibrated, trial_of
 from birnn_forecast.models._checks import check_integer
+from birnn_forecast.models._devices import device_of
 from birnn_forecast.models._impute import (
     Source,
     WindowEstimator,
     aligned,
-    device_of,
     passes,
     wanted_values,
 )

@@ -37,6 +37,12 @@ from birnn_forecast.nn.networks import Encoding, ForecastNetwork, Sizes, Window
 from birnn_forecast.nn.normalization import SeriesStatistics, WindowStatistics
 
 NETWORKS: dict[str, Any] = {"joint": ForecastNetwork, "nodes": GraphNetwork, "brits": BRITSNetwork}
+# in whose unit each part of a window is read
+COVARIATES = {
+    "past_covariates": "past_covariates",
+    "historic_future_covariates": "future_covariates",
+    "future_covariates": "future_covariates",
+}
 VALIDATION_SEED = 0
 MIXTURE_WINDOWS = 96
 
@@ -113,6 +119,9 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         self.register_buffer("started", torch.tensor(False))
         # what the series of the windows that are being forecast have shown
         self._predicted: SeriesStatistics | None = None
+        for name in ("past_covariates", "future_covariates"):
+            width = self._width(name)
+            self.register_buffer(f"unit_of_{name}", torch.tensor([[0.0], [1.0]]).repeat(1, width) if width else None)
         self.roles = parameter_roles(self.likelihood)
         self.network = NETWORKS[network](
             sizes=self._sizes(),
@@ -233,28 +242,38 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         return self.network.decoder.output.weight.dtype
 
     def _cast(self, x_in: PLModuleInput) -> PLModuleInput:
-        """Bring series of another floating-point type (a float64 covariate, say) to that of the weights."""
+        """Bring series of another floating-point type (a float64 covariate, say) to that of the weights.
+
+        Covariates come in the unit of those of training.
+        """
         dtype = self._weights_dtype
         tensors = {f.name: x for f in fields(x_in) if isinstance(x := getattr(x_in, f.name), Tensor)}
-        others = {name: x.to(dtype) for name, x in tensors.items() if x.dtype != dtype}
+        for name in COVARIATES.keys() & tensors.keys():
+            mean, scale = self.unit_of(COVARIATES[name])
+            tensors[name] = (tensors[name] - mean) / scale
+        others = {name: x.to(dtype) for name, x in tensors.items() if x.dtype != dtype or x is not getattr(x_in, name)}
         return x_in.replace(**others) if others else x_in
 
-    def _sizes(self) -> Sizes:
+    def unit_of(self, covariates: str) -> Tensor:
+        """Return level and scale ``(2, components)`` that past or future covariates are read in."""
+        return getattr(self, f"unit_of_{covariates}")
+
+    def _width(self, name: str) -> int:
+        """Return how many components a part of a training sample has."""
         shapes = self.train_sample_shape
         if shapes is None:
             raise ValueError("`train_sample_shape` must hold the shapes of a training sample, got None.")
+        return shapes[name][1] if shapes.get(name) else 0
 
-        def width(name: str) -> int:
-            return shapes[name][1] if shapes.get(name) else 0
-
-        static = shapes.get("static_covariates")
+    def _sizes(self) -> Sizes:
+        static = (self.train_sample_shape or {}).get("static_covariates")
         return Sizes(
             input_length=self.input_chunk_length,
             horizon=self.output_chunk_length,
             shift=self.output_chunk_shift,
             targets=self.n_targets,
-            past_covariates=width("past_covariates"),
-            future_covariates=width("future_covariates"),
+            past_covariates=self._width("past_covariates"),
+            future_covariates=self._width("future_covariates"),
             static_covariates=static[0] * static[1] if static else 0,
             static_width=static[1] if static else 0,
             parameters=len(self.roles),
@@ -435,9 +454,21 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         update_metrics(metrics, prediction.reshape(-1, self.n_targets), target.reshape(-1, self.n_targets))
 
     def _compute_metrics(self, metrics: torchmetrics.MetricCollection):
-        # without a single observed target there is nothing to report
-        if all(metric.update_called for metric in metrics.values()):
-            super()._compute_metrics(metrics)
+        # one by one: what saw nothing that counts (no observed target, no complete step) has nothing to report
+        own = metrics.items(keep_base=True)
+        updated: Any = {name: metric for name, metric in own if self._is_updated(metric)}
+        super()._compute_metrics(
+            torchmetrics.MetricCollection(updated, prefix=metrics.prefix, postfix=metrics.postfix, compute_groups=False)
+        )
+        metrics.reset()
+
+    def _is_updated(self, metric: torchmetrics.Metric) -> bool:
+        """Return whether the metric was updated in this epoch, by every process: some have no shape before."""
+        if self._processes == 1:
+            return metric.update_called
+        updated = torch.tensor(float(metric.update_called), device=self.device)
+        total: Any = self.trainer.strategy.reduce(updated, reduce_op="sum")
+        return int(total) == self._processes
 
     @staticmethod
     def configure_torch_metrics(torch_metrics) -> torchmetrics.MetricCollection:

@@ -16,9 +16,10 @@ from birnn_forecast.data.history import completed_moments, counted_values
 from birnn_forecast.masks import level_and_scale
 from birnn_forecast.models._base import GapAwareModel
 from birnn_forecast.models._checks import check_choice, check_integer
+from birnn_forecast.models._graphs import check_given_graph, given_graph
 from birnn_forecast.models._module import GapAwareModule
 from birnn_forecast.models._params import TorchModelParams
-from birnn_forecast.nn.graph import MIN_SHARED_STEPS, check_adjacency, distance_adjacency, edge_list_adjacency
+from birnn_forecast.nn.graph import MIN_SHARED_STEPS, distance_adjacency
 from birnn_forecast.nn.grin import RECURRENCES
 
 GRAPHS = ("distance", "correlation", "learned", None)
@@ -50,9 +51,10 @@ class GRINModel(GapAwareModel):
     graph
         Which components are neighbours: "distance" (of places, from the static covariates "latitude" and "longitude" in
         degrees; ``exp(-(d / sd)^2)`` of the great-circle distances), "correlation" (of the training series), "learned"
-        (from embeddings), a matrix of weights ``(components, components)`` (an array, a DataFrame or nested
-        lists), edges as a list of tuples ``(component, component[, weight])`` by name or number, or ``None`` for no
-        messages. Default: "correlation".
+        (from embeddings), a matrix of weights ``(components, components)``, edges as a list of tuples
+        ``(component, component[, weight])`` by name or number, or ``None`` for no messages. A matrix is an array or
+        nested lists, in the order of the components, or a DataFrame: its rows and columns are found by the components'
+        names, in whatever order they come (by position if they are numbered 0, 1, ...). Default: "correlation".
     recurrence
         "stacked": recurrent layers over all nodes at once, with messages between the layers; the estimate is linear
         interpolation plus a learnt mixture of what simpler estimates (season, neighbours, correlations) add to it, plus
@@ -133,6 +135,8 @@ class GRINModel(GapAwareModel):
                 f"`graph` must be one of {', '.join(map(repr, GRAPHS))}, a matrix or a list of edges, "
                 f"got {params['graph']!r}."
             )
+        else:
+            check_given_graph(graph)
         check_choice("recurrence", params["recurrence"], RECURRENCES)
         check_choice("cross_gate", params["cross_gate"], CROSS_GATES)
         check_integer("node_embedding_dim", params["node_embedding_dim"], minimum=0)
@@ -216,7 +220,7 @@ class GRINModel(GapAwareModel):
             adjacency = correlation.abs().clamp(min=FAINT if n <= FEW_NODES else 0)
             adjacency = torch.where(adjacency >= threshold, adjacency, 0.0).fill_diagonal_(0.0)
         elif kind == "given":
-            adjacency = given_graph(graph, series[0])
+            adjacency = given_graph(graph, series[0].components)
         self._components = self._names_and_places(series[0])
         if kind is not None and any(self._names_and_places(one) != self._components for one in series):
             raise ValueError(
@@ -317,27 +321,6 @@ def pairwise_correlation(values: np.ndarray) -> torch.Tensor:
     table = (vectors * np.maximum(values, 1e-6)) @ vectors.T
     scale = np.sqrt(np.diag(table))
     return torch.as_tensor(table / np.outer(scale, scale), dtype=torch.float32)
-
-
-def given_graph(graph: Any, series: TimeSeries) -> torch.Tensor:
-    """Return the adjacency of a matrix, or of a list of edges by name or number."""
-    n, names = series.n_components, [str(name) for name in series.components]
-    if isinstance(graph, pd.DataFrame):
-        graph = graph.to_numpy()
-    if isinstance(graph, np.ndarray | torch.Tensor) or not all(isinstance(edge, tuple) for edge in graph):
-        return check_adjacency(graph, n)
-    if wrong := [edge for edge in graph if len(edge) not in (2, 3)]:
-        raise ValueError(f"`graph` must have edges (component, component[, weight]), got {wrong[0]!r}.")
-    rows = []
-    for edge in graph:
-        ends = []
-        for end in edge[:2]:
-            if isinstance(end, str) and end not in names:
-                raise ValueError(f"`graph` must name components of the series ({', '.join(names)}), got {end!r}.")
-            ends.append(names.index(end) if isinstance(end, str) else end)
-        rows.append([*ends, *(edge[2:] or [1.0])])
-    adjacency = edge_list_adjacency(rows, n)
-    return torch.maximum(adjacency, adjacency.T)
 
 
 def _coordinates(series: TimeSeries) -> dict[str, np.ndarray]:

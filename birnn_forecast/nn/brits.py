@@ -15,7 +15,8 @@ from birnn_forecast.nn.rits import RITS, in_time
 class BRITSNetwork(ForecastNetwork):
     """:class:`ForecastNetwork` around a :class:`RITS`: both directions' estimates of a step become one.
 
-    A step's estimate is the mean of both directions', plus a correction read off the states that have not seen it.
+    A step's estimate is the mean of both directions', plus a correction read off the states that have not seen it and
+    off the covariates at that step.
     Where nothing was observed on one side of a step, it is that of the other direction. The three estimates of each
     direction come with a third of their loss, and what the directions differ by with a tenth.
 
@@ -29,6 +30,7 @@ class BRITSNetwork(ForecastNetwork):
     estimates_some = False
     earlier_weight = 1 / 3
     disagreement_weight = 0.1
+    step_head_reads_covariates = True
 
     def _make_encoder(self, encoder: str, params: dict, patch_length: int | None) -> Any:
         covariates = 2 * (self.sizes.past_covariates + self.sizes.future_covariates)
@@ -52,7 +54,8 @@ class BRITSNetwork(ForecastNetwork):
         if window.guide is not None:
             estimate = torch.where(window.observed.any(dim=1, keepdim=True), estimate, window.guide)
         before = torch.cat(in_time(found.before), dim=-1) * shown
-        raw = self._per_component(self._estimates(before, window.static_covariates))
+        at_step = before if exogenous is None else torch.cat([before, exogenous], dim=-1)
+        raw = self._per_component(self._estimates(at_step, window.static_covariates))
         raw = raw + estimate[..., None] * self.locations.to(raw.dtype)
         kinds = (found.history, found.cross, found.combined) if self.sizes.targets > 1 else (found.history,)
         earlier = torch.stack([e for one in kinds for e in in_time(one)])

@@ -109,14 +109,14 @@ class FeedbackGRIN(nn.Module):
 
     One step of a direction, for all nodes at once, with mask ``m`` and covariates ``u``:
 
-    1. first estimate ``x1 = W_1 h``; filled input ``v = m x + (1 - m) x1``;
+    1. first estimate ``x1 = W_1 h + U_1 u``; filled input ``v = m x + (1 - m) x1``;
     2. ``z = W_z [v; m; u; h]``; the neighbours' ``z`` without the node's own, ``n = W_n [S z; R z]``;
-       ``p = PReLU(W_p [n; h])``, representation ``[p; h]``; second estimate ``x2 = W_2 [p; h]``;
+       ``p = PReLU(W_p [n; h])``, representation ``[p; h]``; second estimate ``x2 = W_2 [p; h] + U_2 u``;
     3. filled again, ``v = m x + (1 - m) x2``; next state by a :class:`DiffusionGRU` of ``[v; m; u]``.
 
-    All maps have a bias. The output is a network of both representations, the mask and the node's embedding. No
-    estimate and no output at a step and node depends on the value observed there (a window's normalisation apart), so
-    each observation is a label.
+    All maps but ``U_1`` and ``U_2`` have a bias. The output is a network of both representations, the mask, the node's
+    embedding and the covariates. No estimate and no output at a step and node depends on the value observed there (a
+    window's normalisation apart), so each observation is a label. Without covariates this is the paper's network.
 
     Parameters
     ----------
@@ -170,6 +170,9 @@ class FeedbackGRIN(nn.Module):
         self.decoder = PairedLinear(2 * hidden_size, hidden_size)
         self.slope = nn.Parameter(torch.full((2, 1, 1, 1), 0.25))
         self.second = PairedLinear(2 * hidden_size, 1)
+        self.present = None  # U_1 and U_2
+        if exogenous_size:
+            self.present = PairedLinear(exogenous_size, 2, bias=False, fan_in=hidden_size + exogenous_size)
         sizes = [2 + exogenous_size] + [hidden_size] * (num_layers - 1)
         self.layers = nn.ModuleList(DiffusionGRU(size, hidden_size, 1 + 2 * kernel_size) for size in sizes)
         self.between = nn.Dropout(dropout)
@@ -180,7 +183,7 @@ class FeedbackGRIN(nn.Module):
         self.embedding = None
         if n_nodes and embedding_size:
             self.embedding = nn.Parameter(torch.randn(n_nodes, embedding_size) * math.sqrt(2 / n_nodes))
-        size = self.state_size + 1 + (0 if self.embedding is None else self.embedding.shape[1])
+        size = self.state_size + 1 + (0 if self.embedding is None else self.embedding.shape[1]) + exogenous_size
         self.output = nn.Sequential(
             nn.Linear(size, ff_size), nn.ReLU(), nn.Dropout(dropout), nn.Linear(ff_size, output_size)
         )
@@ -219,10 +222,11 @@ class FeedbackGRIN(nn.Module):
         )
         seen = mask if self.cross_gate is None else torch.cat([mask, log_distances(observed).to(x.dtype)], dim=-1)
         own = [] if self.embedding is None else [self.embedding.expand(len(x), -1, -1)]
+        said = [[]] * len(forward) if exogenous is None else [[u] for u in exogenous.unbind(1)]
         steps = []
-        for f, b, seen_t in zip(forward, reversed(backward), seen.unbind(1), strict=True):
+        for f, b, seen_t, said_t in zip(forward, reversed(backward), seen.unbind(1), said, strict=True):
             pair = (f, b) if self.cross_gate is None else self.cross_gate(f, b, seen_t)
-            steps.append(torch.cat([*pair, seen_t[..., :1], *own], dim=-1))
+            steps.append(torch.cat([*pair, seen_t[..., :1], *own, *said_t], dim=-1))
         inputs = torch.stack(steps, dim=1)  # the states are a view of it: they are large
         estimates = torch.cat([e.movedim(-1, 0) for e in aligned(estimates)])
         return FeedbackOutput(self.output(inputs), inputs[..., : self.state_size], estimates)
@@ -248,7 +252,13 @@ class FeedbackGRIN(nn.Module):
         said_weight = torch.cat([heard_weight, layers[-1].gates.weight], dim=-1)
         second_weight, own_weight = self.second.weight.split(size, dim=1)
         estimate_weight = torch.cat([self.first.weight, own_weight], dim=-1)
-        estimate_bias = torch.cat([self.first.bias, self.second.bias], dim=-1)[:, :, None].expand(-1, batch, nodes, -1)
+        offset = torch.cat([self.first.bias, self.second.bias], dim=-1)
+        if self.present is None:
+            offset = offset[:, :, None, None].expand(-1, batch, x.shape[2], nodes, -1)
+        else:
+            covariates = context[..., 1:]
+            offset = torch.baddbmm(offset, covariates.flatten(1, 3), self.present.weight)
+            offset = offset.unflatten(1, covariates.shape[1:4])
         input_weights = [gru.input_weights() for gru in layers]
         slope = self.slope.flatten()
 
@@ -259,11 +269,12 @@ class FeedbackGRIN(nn.Module):
             observed,
             torch.cat([near(torch.cat([context, one], dim=-1)), one], dim=-1),
             torch.cat([far(context), one], dim=-1),
+            offset,
         )
         estimates, forward, backward = [], [], []
-        for x_t, observed_t, sent_t, diffused_t in zip(*(s.unbind(2) for s in steps), strict=True):
+        for x_t, observed_t, sent_t, diffused_t, offset_t in zip(*(s.unbind(2) for s in steps), strict=True):
             heard, *said = far.linear(h[-1], said_weight).split(size, dim=-1)
-            first, second = paired(h[-1], estimate_weight, estimate_bias).split(1, dim=-1)
+            first, second = paired(h[-1], estimate_weight, offset_t).split(1, dim=-1)
             value = torch.where(observed_t, x_t, first)
             heard = paired(torch.cat([near(value), sent_t], dim=-1), sent_weight, heard)
             heard = prelu(heard[None].flatten(2), slope).view(heard.shape)  # a slope a direction

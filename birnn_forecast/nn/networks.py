@@ -127,6 +127,7 @@ class ForecastNetwork(nn.Module):
     mixes_components = True
     estimates_some = True  # `reconstruct` takes `steps`
     earlier_weight = disagreement_weight = 1.0  # of the losses of what an encoding has of these
+    step_head_reads_covariates = False  # at the step itself, beside its state
     whole = 1 / 3  # share of the rows that training leaves whole: forecasts meet such windows most
 
     def __init__(
@@ -162,7 +163,10 @@ class ForecastNetwork(nn.Module):
         self.step_head = None
         if reconstructs:
             common = {name: decoder_params[name] for name in STEP_HEAD_PARAMS if name in decoder_params}
-            self.step_head = StepHead(self.encoder.state_size + 2 * sizes.static_covariates, outputs, **common)
+            size = self.encoder.state_size + 2 * sizes.static_covariates
+            if self.step_head_reads_covariates:
+                size += 2 * (sizes.past_covariates + sizes.future_covariates)
+            self.step_head = StepHead(size, outputs, **common)
         with torch.no_grad():
             for head in (self.decoder, self.step_head):
                 if head is not None:

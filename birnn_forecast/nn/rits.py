@@ -48,12 +48,14 @@ class RITS(nn.Module):
     One step of a direction, with input ``x``, mask ``m``, steps since the last observation ``d``, covariates ``u``,
     state ``h`` and cell ``c``; ``g_h = exp(-relu(W_h d + b_h))``, ``g_x = exp(-relu(w_x d + b_x))``:
 
-    1. the state decays, ``h = g_h h``; estimate from the history, ``p = W_p h + b_p``; filled, ``v = m x + (1 - m) p``;
+    1. the state decays, ``h = g_h h``; estimate from the history and from what the covariates say at the step,
+       ``p = W_p h + W_u u + b_p``; filled, ``v = m x + (1 - m) p``;
     2. estimate from the other components, ``q = W_q v + b_q`` with a diagonal of 0; combined,
        ``r = a q + (1 - a) p`` with ``a = sigmoid(W_a [g_x; m] + b_a)``; filled, ``v = m x + (1 - m) r``;
     3. ``h, c = LSTM([v; m; u], h, c)``.
 
-    No estimate of a value depends on that value itself. A lone component has no step 2: ``r = p``.
+    No estimate of a value depends on that value itself. A lone component has no step 2: ``r = p``. Without covariates
+    these are the paper's formulas.
 
     Parameters
     ----------
@@ -78,6 +80,9 @@ class RITS(nn.Module):
         inputs = n_components + exogenous_size
         self.state_decay = PairedLinear(n_components, hidden_size)
         self.history = PairedLinear(hidden_size, n_components)
+        self.present = None
+        if exogenous_size:
+            self.present = PairedLinear(exogenous_size, n_components, bias=False, fan_in=inputs)
         self.cross = self.share = None
         if n_components > 1:
             self.cross = PairedLinear(n_components, n_components)
@@ -109,7 +114,12 @@ class RITS(nn.Module):
         decay = faded(self.state_decay.bias, since, self.state_decay.weight)
         if not begin_at_once(start):
             decay = decay * begun
-        known = [mask, ~begun] if exogenous is None else [mask, both_ways_by_step(exogenous), ~begun]
+        known, offset = [mask], self.history.bias[:, None].expand(*values.shape)
+        if exogenous is not None and self.present is not None:
+            known.append(both_ways_by_step(exogenous))
+            rows = known[1].flatten(1, 2)
+            offset = torch.baddbmm(self.history.bias, rows, self.present.weight).view(values.shape)
+        known.append(~begun)
         weight = torch.cat([self.known.weight, self.forget.expand(2, 1, -1)], dim=1)
         if self.cross is None or self.share is None:
             share, cross = torch.zeros_like(values), (self.others.expand(2, 1, 1), self.others.expand(2, 1, 1))
@@ -122,7 +132,7 @@ class RITS(nn.Module):
         return steps(
             self,
             *(values, seen, decay, share, torch.cat(known, dim=-1)),
-            *(weight, self.known.bias, self.history.weight, self.history.bias, *cross),
+            *(weight, self.known.bias, self.history.weight, offset, *cross),
             *(self.filled.weight, self.state.weight),
         )
 
@@ -182,7 +192,7 @@ def plain_steps(
     w_known: Float[Tensor, "2 known gates"],
     b_known: Float[Tensor, "2 1 gates"],
     w_history: Float[Tensor, "2 hidden components"],
-    b_history: Float[Tensor, "2 1 components"],
+    offset: Float[Tensor, "2 time batch components"],
     w_cross: Float[Tensor, "2 components components"],
     b_cross: Float[Tensor, "2 1 components"],
     w_filled: Float[Tensor, "2 components gates"],
@@ -190,13 +200,14 @@ def plain_steps(
 ) -> Steps:
     """Return all steps by torch's own operations.
 
-    `share` weighs the estimate from the other components; `known` is what the gates receive beside values and state.
+    `share` weighs the estimate from the other components; `known` is what the gates receive beside values and state,
+    `offset` what the estimate from the history begins with.
     """
     h = c = torch.zeros_like(decay[:, 0])
     found = []
     for t in range(x.shape[1]):
         before = h * decay[:, t]
-        history = b_history + before @ w_history
+        history = offset[:, t] + before @ w_history
         cross = b_cross + torch.where(observed[:, t], x[:, t], history) @ w_cross
         combined = history + share[:, t] * (cross - history)
         filled = torch.where(observed[:, t], x[:, t], combined)
@@ -213,14 +224,15 @@ class StepsFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Any:
-        x, observed, decay, share, known, w_known, b_known, w_history, b_history, *rest = inputs
+        x, observed, decay, share, known, w_known, b_known, w_history, offset, *rest = inputs
         w_cross, b_cross, w_filled, w_state = rest
         components, hidden = w_history.shape[2], w_history.shape[1]
         # the estimate from the history and the gates read the same state
-        weight, bias = torch.cat([w_history, w_state], dim=2), torch.cat([b_history, b_known], dim=2)
-        joint = torch.baddbmm(bias, known.flatten(1, 2), pad(w_known, (components, 0))).view(
+        weight = torch.cat([w_history, w_state], dim=2)
+        joint = torch.baddbmm(pad(b_known, (components, 0)), known.flatten(1, 2), pad(w_known, (components, 0))).view(
             *x.shape[:3], weight.shape[2]
         )
+        joint[..., :components] = offset
         first, cross, combined, second = (torch.empty_like(x) for _ in range(4))  # input, filled once and again
         before, cell, bounded, after = (torch.empty_like(decay) for _ in range(4))
         h = c = torch.zeros_like(decay[:, 0])
@@ -291,6 +303,6 @@ class StepsFunction(torch.autograd.Function):
 
         return (
             d_x.mul_(observed), None, d_decay, d_share, d_known, product(known, d_gates), total(d_gates),
-            product(before, d_history), total(d_history), product(first, d_cross), total(d_cross),
+            product(before, d_history), d_history, product(first, d_cross), total(d_cross),
             product(second, d_gates), product(before, d_gates),
         )  # fmt: skip

@@ -15,7 +15,8 @@ from darts.utils.likelihood_models.torch import GaussianLikelihood
 from birnn_forecast import BiGRUModel, GRINModel
 from birnn_forecast.data import batches, shards
 from birnn_forecast.data.batches import InferenceBatch, TrainingBatch
-from birnn_forecast.models._batches import BatchesMixin, Shortcut, _one_process
+from birnn_forecast.models._batches import BatchesMixin, Shortcut
+from birnn_forecast.models._devices import on_one_device
 from birnn_forecast.models._module import GapAwareModule
 from tests.conftest import make_model, make_series, quiet_trainer
 
@@ -327,4 +328,4 @@ def test_larger_batches_only_without_randomness(monkeypatch):
 
 @pytest.mark.parametrize(("devices", "first"), [("2,", [2]), ("3,1", [3]), ([4, 5], [4]), (2, 1), ("auto", 1), (-1, 1)])
 def test_one_process_predicts_on_the_first_device(devices, first):
-    assert _one_process({"devices": devices, "strategy": "ddp"})["devices"] == first
+    assert on_one_device({"devices": devices, "strategy": "ddp"})["devices"] == first

@@ -1,5 +1,7 @@
 """What steers a fit: losses, metrics, optimisers, schedules, trainer options, normalisation."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,8 @@ import torchmetrics
 from darts.models.forecasting.pl_forecasting_module import PLForecastingModule
 from darts.utils.callbacks import TFMProgressBar
 from darts.utils.data.torch_datasets.utils import PLModuleOutput
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 
 from birnn_forecast import BiGRUModel, GRINModel
@@ -130,6 +134,74 @@ def test_metrics_without_any_target_are_not_reported():
     model, _ = recorded(BiGRUModel, train, {"val_series": empty, "stride": 50}, torch_metrics=METRICS[0].clone())
     assert "train_MeanAbsoluteError" in model.trainer.callback_metrics
     assert "val_MeanAbsoluteError" not in model.trainer.callback_metrics
+
+
+KINDS = {"none": [], "staggered": [(0, 1), (1, 0)], "some": [(0, 1), (1, 1)], "all": [(1, 1)]}
+
+
+def observed_as(kind: str) -> torch.Tensor:
+    """Return which of 20 steps and 2 components are observed."""
+    rows = KINDS[kind] or [(0, 0)]
+    return torch.tensor(rows).bool().repeat(20 // len(rows), 1)
+
+
+@settings(max_examples=15, deadline=None)
+@given(epochs=st.lists(st.lists(st.sampled_from([*KINDS]), max_size=3), min_size=1, max_size=4))
+@example(epochs=[["some"], ["staggered"], ["none"], [], ["all"]])
+def test_metrics_are_computed_one_by_one(epochs):
+    """Each one that saw something in an epoch is logged, as a loop has it, and begins anew; the others are left out."""
+    module = logging_module()
+    metrics = torchmetrics.MetricCollection(
+        [torchmetrics.MeanAbsoluteError(), torchmetrics.R2Score(), torchmetrics.CosineSimilarity()],
+        compute_groups=False,
+    ).clone(prefix="val_", postfix="_own")
+    for batches in epochs:
+        values, rows = [], []
+        for kind in batches:
+            prediction, target = torch.randn(20, 2), torch.randn(20, 2)
+            observed = observed_as(kind)
+            module._update_metrics(
+                PLModuleOutput(prediction=prediction.view(5, 4, 2, 1)),
+                target.masked_fill(~observed, torch.nan).view(5, 4, 2),
+                metrics,
+            )
+            values += [abs(float(prediction[i] - target[i])) for i in np.ndindex(20, 2) if observed[i]]
+            rows += [(prediction[i], target[i]) for i in range(20) if observed[i].all()]
+        expected = {"val_MeanAbsoluteError_own": np.mean(values)} if values else {}
+        if rows:
+            x, y = (torch.stack(part) for part in zip(*rows, strict=True))
+            expected["val_R2Score_own"] = (1 - (x - y).square().sum(0) / (y - y.mean(0)).square().sum(0)).mean().item()
+            expected["val_CosineSimilarity_own"] = torch.cosine_similarity(x, y).sum().item()
+        module.logged.clear()
+        module._compute_metrics(metrics)
+        assert module.logged == pytest.approx(expected, rel=1e-4, abs=1e-5)
+        assert not any(metric.update_called for metric in metrics.values())
+
+
+@functools.cache
+def logging_module():
+    """Return a module that keeps what it logs."""
+    module = fitted(BiGRUModel, make_series(components=2)).model
+    module.logged = {}
+    module.log_dict = lambda values, **kwargs: module.logged.update({n: float(v) for n, v in values.items()})
+    return module
+
+
+@two_models
+@no_logger
+def test_metrics_that_cannot_be_computed_do_not_take_the_others_with_them(model_class):
+    """No step of training has all components observed, every step of validation has, and the other way round."""
+    whole = make_series(60, 2)
+    staggered = whole.with_values(
+        np.where(np.arange(60)[:, None] % 2 == np.arange(2), whole.values(), np.nan).astype(np.float32)
+    )
+    metrics = torchmetrics.MetricCollection([torchmetrics.MeanAbsoluteError(), torchmetrics.R2Score()])
+    for train, validation, complete in ((staggered, whole, "val"), (whole, staggered, "train")):
+        model, _ = recorded(model_class, train, {"val_series": validation}, torch_metrics=metrics, n_epochs=2)
+        logged = {name for name in model.trainer.callback_metrics if name.endswith(("Error", "Score"))}
+        assert logged == {"train_MeanAbsoluteError", "val_MeanAbsoluteError", f"{complete}_R2Score"}
+        for own in (model.model.train_metrics, model.model.val_metrics):
+            assert not any(metric.update_called for metric in own.values())
 
 
 @two_models

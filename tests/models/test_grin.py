@@ -12,9 +12,12 @@ from darts import TimeSeries
 from darts.utils.data.torch_datasets.training_dataset import TorchTrainingDataset
 from darts.utils.data.torch_datasets.utils import PLModuleInput
 from darts.utils.likelihood_models import QuantileRegression
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from birnn_forecast import GRINModel
 from birnn_forecast.losses import masked_loss
+from birnn_forecast.models._graphs import given_graph
 from birnn_forecast.models._module import GapAwareModule
 from birnn_forecast.nn.graph import distance_adjacency
 from birnn_forecast.nn.grin import StackedEncoder
@@ -124,6 +127,14 @@ GIVEN = {
 }
 
 
+def labelled(*names) -> pd.DataFrame:
+    size = len(names)
+    return pd.DataFrame(np.array(MATRIX)[:size, :size], index=names, columns=names)
+
+
+HALF = pd.DataFrame(np.zeros((2, 2)), index=["s0", "s1"], columns=["s0", 1])
+
+
 @pytest.mark.parametrize("graph", GIVEN.values(), ids=GIVEN.keys())
 def test_graph_that_is_given(graph):
     model = grin(gappy(), graph=graph)
@@ -146,11 +157,91 @@ def test_graph_that_is_given(graph):
         ("`graph` must hold each edge once", [(0, 1), ("s0", "s1")]),
         (r"`graph` must have edges \(component, component\[, weight\]\)", [(0, 1, 2, 3)]),
         (r"`graph` must have edges \(component, component\[, weight\]\)", [(0,)]),
+        ("`graph` must have finite weights, none negative, got the edge", [(0, 1, -1.0)]),
+        ("`graph` must have finite weights, none negative, got the edge", [(0, 1, float("nan"))]),
+        ("`graph` must have finite weights, none negative, got the edge", [(0, 1, "near")]),
+        ("`graph` must be a matrix of numbers", [[0, 1], [1]]),
+        ("`graph` must be a matrix of numbers", pd.DataFrame([["a"]])),
+        (
+            r"`graph` must have the components of the series \(s0, s1, s2, s3\) as labels .*, got p, q, r, s:",
+            labelled("p", "q", "r", "s"),
+        ),
+        (r"`graph` must have the components of the series .*, got s0, s1, s2:", labelled("s0", "s1", "s2")),
+        (r"`graph` must have the components of the series .*, got 1, 2, 3, 4:", labelled(1, 2, 3, 4)),
+        ("`graph` must have the same labels in rows and columns, got s0, s1 in its rows and s0, 1 in its", HALF),
+        ("`graph` must have each label once, got s0 more often in its rows", labelled("s0", "s0", "s1", "s2")),
     ],
 )
 def test_graph_that_is_none(message, graph):
     with pytest.raises(ValueError, match=message):
         grin(gappy(), graph=graph)
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        np.zeros((2, 3)),
+        np.zeros(4),
+        np.float64(1),
+        -np.eye(3),
+        [[0, np.inf], [1, 0]],
+        [(0,)],
+        [(0, 1, -2)],
+        HALF,
+        labelled("a", "a"),
+        pd.DataFrame(np.zeros((2, 3))),
+    ],
+    ids=str,
+)
+def test_what_is_no_graph_of_any_components_is_refused_at_once(graph):
+    with pytest.raises(ValueError, match="`graph` must"):
+        make_model(GRINModel, graph=graph)
+
+
+@settings(max_examples=60)
+@given(
+    names=st.lists(st.one_of(st.integers(-3, 12), st.sampled_from("abcdefgh")), min_size=1, max_size=5, unique_by=str),
+    as_text=st.booleans(),
+    data=st.data(),
+)
+@example(names=["s0", "s1"], as_text=True, data=None)
+@example(names=[1, 2, 3], as_text=False, data=None)
+@example(names=[2, 0, 1], as_text=False, data=None)
+def test_labels_of_a_graph_are_read_in_any_order(names, as_text, data):
+    """Names of any type in rows and columns, each in an order of its own; edges by name."""
+    n = len(names)
+    orders = [data.draw(st.permutations(range(n))) if data else [*range(n)][::-1] for _ in range(2)]
+    weights = np.random.default_rng(n).random((n, n)) * (1 - np.eye(n))
+    labels = [str(name) for name in names] if as_text else names
+    table = pd.DataFrame(weights, index=labels, columns=labels).iloc[orders[0], orders[1]]
+    components = TimeSeries.from_values(np.zeros((3, n)), columns=names).components
+    default = [*table.index] == [*table.columns] == [*range(n)] and not as_text
+    expected = table.to_numpy() if default else weights
+    torch.testing.assert_close(given_graph(table, components), torch.tensor(expected, dtype=torch.float32))
+    edges = [(labels[i], labels[j], weights[i, j]) for i in orders[0] for j in orders[1] if i < j]
+    if edges:
+        upper = np.triu(weights)
+        expected = torch.tensor(upper + upper.T, dtype=torch.float32)
+        torch.testing.assert_close(given_graph(edges, components), expected)
+
+
+def test_numbers_as_labels_are_positions():
+    values = np.array(MATRIX)
+    expected = torch.tensor(MATRIX)
+    table = pd.DataFrame(values)
+    for order in ([0, 1, 2, 3], [2, 0, 3, 1]):
+        assert torch.equal(given_graph(table.iloc[order, order[::-1]], ["n", "s", "e", "w"]), expected)
+        assert torch.equal(given_graph(table.iloc[order, order], ["0", "1", "2", "3"]), expected)
+    # labels that pandas made say nothing of components that happen to be called by numbers in another order
+    assert torch.equal(given_graph(table, ["3", "1", "0", "2"]), expected)
+
+
+def test_a_labelled_graph_finds_its_components():
+    table = labelled("s0", "s1", "s2", "s3")
+    order = ["s2", "s0", "s3", "s1"]
+    model = grin(gappy(), graph=table.loc[order, order[::-1]])
+    assert adjacency_of(model).tolist() == MATRIX
+    assert_same(model.impute(), grin(gappy(), graph=table).impute())
 
 
 @pytest.mark.parametrize(

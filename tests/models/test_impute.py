@@ -15,7 +15,7 @@ from birnn_forecast import BiGRUModel, GRINModel, URNNModel
 from birnn_forecast.data.windows import gap_lengths
 from birnn_forecast.masks import interpolate, interpolate_seasonal, observed_mask
 from birnn_forecast.models._calibration import transplanted
-from birnn_forecast.models._impute import Source, device_of, passes
+from birnn_forecast.models._impute import Source, passes
 from tests.conftest import make_model, make_series, quiet_trainer
 from tests.models.contract_helpers import FUTURE, PAST, Recorder, add, assert_same, change, differs, fitted
 from tests.models.test_likelihoods import LIKELIHOODS, domain, series_for
@@ -978,24 +978,3 @@ def test_forward_fill_with_covariates(model_class):
     np.testing.assert_allclose(same.values()[:61], full.values()[:61], rtol=1e-5)
     (other,) = model._impute_forward(series, add(PAST, slice(50, 60), 3.0), FUTURE)
     assert differs(other, full)
-
-
-# Where
-
-
-def test_device_of_the_trainer(monkeypatch):
-    for cuda, mps, trainer, expected in (
-        (False, False, {}, "cpu"),
-        (False, False, {"accelerator": "gpu"}, "cpu"),
-        (True, False, {}, "cuda:0"),
-        (True, False, {"accelerator": "cpu"}, "cpu"),
-        (True, False, {"accelerator": "gpu", "devices": [2]}, "cuda:2"),
-        (True, False, {"accelerator": "cuda", "devices": 1}, "cuda:0"),
-        (True, False, {"accelerator": "auto", "devices": "auto"}, "cuda:0"),
-        (False, True, {"accelerator": "mps"}, "mps"),
-        (False, True, {"accelerator": "gpu"}, "mps"),
-        (False, True, {"accelerator": "cpu"}, "cpu"),
-    ):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
-        monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
-        assert str(device_of(trainer)) == expected

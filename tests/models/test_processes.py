@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchmetrics
 from darts.utils.serialization import safe_globals
 from pytorch_lightning.callbacks import Callback
 
@@ -106,6 +107,18 @@ def test_a_process_without_hidden_values_does_not_keep_the_others_waiting(fitted
     options = {"callbacks": [SparseLogging(100)], "note": lambda *_: 0, "trainer": TWO, "batch_size": 1}
     model, _ = fitted(BiGRUModel, "two", series=[make_series(16), empty], masking_rate=0.5, **options)
     assert np.isfinite(float(model.trainer.callback_metrics["train_imputation_loss"]))
+
+
+@pytest.mark.filterwarnings(r"ignore:You called `self.log\(.*but have no logger configured:UserWarning")
+def test_a_metric_of_which_one_process_saw_nothing_is_left_out_by_both(fitted):
+    """Else one would wait for the other for ever."""
+    whole = make_series(16, 2)
+    half = whole.with_values(np.where([True, False], whole.values(), np.nan).astype(np.float32))
+    metrics = torchmetrics.MetricCollection([torchmetrics.R2Score(), torchmetrics.MeanAbsoluteError()])
+    options = {"note": lambda *_: 0, "trainer": TWO, "batch_size": 1, "torch_metrics": metrics}
+    model, _ = fitted(BiGRUModel, "two", series=[whole, half], **options)
+    assert "train_MeanAbsoluteError" in model.trainer.callback_metrics
+    assert "train_R2Score" not in model.trainer.callback_metrics
 
 
 def test_the_parent_has_the_trained_model_and_predicts_alone(fitted, tmp_path):

@@ -45,6 +45,8 @@ def loop(network, d, x, m, u):
             since = np.where(m[t - 1], 1, 1 + since)
         h = h * np.exp(-np.maximum(since @ w["state_decay.weight"][d] + w["state_decay.bias"][d, 0], 0))
         history = h @ w["history.weight"][d] + w["history.bias"][d, 0]
+        if network.present is not None:
+            history = history + u[t] @ w["present.weight"][d]
         v = np.where(m[t], x[t], history)
         cross, combined = np.zeros_like(history), history
         if network.cross is not None:
