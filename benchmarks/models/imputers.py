@@ -180,8 +180,13 @@ def chunk_and_batch(view: ImputationView) -> tuple[int, int]:
     return max(1, min(chunk, longest // 2 - 1)), batch
 
 
-def run_net(view: ImputationView, budget: Budget, seed: int, cls: str, options: dict[str, Any]) -> Answer:
-    """Train one of our models on the training part, and answer with its imputations."""
+def run_net(
+    view: ImputationView, budget: Budget, seed: int, cls: str, options: dict[str, Any], calibrate: bool = True
+) -> Answer:
+    """Train one of our models on the training part, and answer with its imputations.
+
+    By default they are a mixture with interpolations, as a user gets them; without `calibrate`, the network's alone.
+    """
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     with quiet():
@@ -205,7 +210,9 @@ def run_net(view: ImputationView, budget: Budget, seed: int, cls: str, options: 
         )
         model.fit(train, val_series=validation)
         trained = cpu_seconds()
-        found = [one.values() for one in model.impute(view.series, predict_likelihood_parameters=True)]
+        found = [
+            one.values() for one in model.impute(view.series, predict_likelihood_parameters=True, calibrate=calibrate)
+        ]
     quantiles = [one.reshape(len(one), -1, len(LEVELS)) for one in found]
     # the value that `impute` fills in is the median as it is: quantiles of a net that has learnt little may cross
     values, spread, notes = joined(view, [one[..., LEVELS.index(0.5)] for one in quantiles], quantiles)

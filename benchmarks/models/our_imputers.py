@@ -6,11 +6,12 @@ They stand apart so that what is changed here leaves the cells of the peers as t
 from dataclasses import replace
 from functools import partial
 
+from benchmarks.interface import Model
 from benchmarks.models import imputers
 
 NAME, CLASS, OPTIONS = "BRITS, ours", "BRITSModel", {"hidden_dim": 64, "masking_rate": 0.6}
 LIKE = imputers.MODELS["BiGRU (imputing)"]
-MODELS = {
+BRITS = {
     NAME: replace(
         LIKE,
         name=NAME,
@@ -18,3 +19,18 @@ MODELS = {
         config=LIKE.config | {"class": CLASS, **OPTIONS},
     )
 }
+
+
+def _alone(name: str) -> Model:
+    """Return the model without the mixture with interpolations, which its peers have not either."""
+    model = (imputers.MODELS | BRITS)[name]
+    return replace(
+        model,
+        name=f"{name}, alone",
+        run=partial(model.run, calibrate=False),
+        config=model.config | {"calibrate": False},
+        ablation_of=name,
+    )
+
+
+MODELS = BRITS | {model.name: model for model in map(_alone, ("GRIN (imputing)", NAME, "BiGRU (imputing)"))}

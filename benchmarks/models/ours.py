@@ -21,6 +21,7 @@ ABLATIONS: dict[str, tuple[str, Net]] = {
     "BiGRU, one direction": ("BiGRU", Net("BiGRUModel", {"bidirectional": False}, sees_gaps=True)),
     "BiGRU, no masking": ("BiGRU", Net("BiGRUModel", {"masking_rate": 0.0}, sees_gaps=True)),
     "BiGRU, no patches": ("BiGRU", OURS["BiGRU"]),
+    "BiGRU, loss not scaled": ("BiGRU", Net("BiGRUModel", {"loss_scale": None}, sees_gaps=True)),
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from darts import TimeSeries
 from numpy.typing import NDArray
 
-BLOCK = 65_536
+BLOCK = 16_384
 """Steps that are looked at together: the memory needed does not grow with the length of a series."""
 
 

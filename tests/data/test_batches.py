@@ -271,10 +271,17 @@ class TestInference:
 class TestLeftToDarts:
     def test_stochastic_series(self):
         series = make(40, samples=5)
-        dataset = SequentialTorchTrainingDataset(series, None, None, 12, 4)
-        assert in_batches(dataset) is dataset
-        dataset = SequentialTorchTrainingDataset(make(40), series, None, 12, 4)
-        assert in_batches(dataset) is dataset
+        for dataset in (
+            SequentialTorchTrainingDataset(series, None, None, 12, 4),
+            SequentialTorchTrainingDataset(make(40), series, None, 12, 4),
+        ):
+            batches = in_batches(dataset)
+            assert batches.windows is None
+            np.random.seed(0)  # noqa: NPY002 - Darts draws a sample of each window
+            found = batches.__getitems__([0, 3])
+            np.random.seed(0)  # noqa: NPY002
+            assert_same(found, _batch_collate_fn_train([dataset[0], dataset[3]]))
+            assert found.history.shape == (2, 4, 1)
 
     def test_a_class_of_the_user(self):
         class Own(SequentialTorchTrainingDataset):
@@ -289,7 +296,9 @@ class TestLeftToDarts:
     @pytest.mark.parametrize("dtypes", [(np.float32, np.float64), (np.float64, np.float32)])
     def test_series_of_different_types(self, dtypes):
         dataset = SequentialTorchInferenceDataset([make(40, dtype=dtype) for dtype in dtypes], input_chunk_length=12)
-        assert in_batches(dataset) is dataset
+        batches = in_batches(dataset)
+        assert batches.windows is None
+        assert_same(batches.__getitems__([0, 1]), _batch_collate_fn_predict([dataset[0], dataset[1]]))
 
     def test_samples_are_stacked(self):
         dataset = SequentialTorchTrainingDataset(make(40), None, None, 12, 4)

@@ -137,8 +137,8 @@ def test_series_without_a_value(model_class):
         make_model(model_class).fit(empty)
     with pytest.raises(ValueError, match=r"`series\[2\]` must hold at least one observed value"):
         make_model(model_class).fit([series, series, empty])
-    # of the typical level of the others a forecast can be made
-    assert np.isfinite(fitted(model_class, series).predict(6, empty).values()).all()
+    with pytest.warns(UserWarning, match="Without any observed value, forecast as NaN"):
+        assert np.isnan(fitted(model_class, series).predict(6, empty).values()).all()
 
 
 @two_models
