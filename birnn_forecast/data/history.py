@@ -136,8 +136,9 @@ def completed_moments(values: np.ndarray) -> Moments:
     """Return the moments that columns would have without gaps, as far as the other columns tell.
 
     A sensor that was out in the coldest week has a mean that is too high, by what its neighbours show: these are the
-    regression estimators of two-phase sampling (Cochran 1977, chapter 12), with the mean of the other columns, each in
-    its own unit, as the auxiliary variable. Whole columns and single ones are as in :func:`moments`.
+    regression estimators of two-phase sampling (Cochran 1977, chapter 12). The auxiliary variable of a column is the
+    mean of the other columns, each in its own unit and weighted by its correlation. Whole columns and single ones are
+    as in :func:`moments`.
     """
     found = moments(values)
     observed = ~np.isnan(values)
@@ -145,17 +146,20 @@ def completed_moments(values: np.ndarray) -> Moments:
         return found
     unit = np.where(found.scale > 0, found.scale, 1.0)
     z = np.where(observed, (values - found.mean) / unit, 0.0)
-    total, count = z.sum(axis=1), observed.sum(axis=1)
+    seen = observed.astype(np.float64)
+    together = seen.T @ seen
+    related = np.where(together >= FEWEST, z.T @ z / np.maximum(together, 1), 0.0)
+    np.fill_diagonal(related, 0.0)
+    weights = seen @ np.abs(related)
+    told = weights > 0
+    told_by_others = z @ related / np.where(told, weights, 1.0)
     mean, scale = found.mean.copy(), found.scale.copy()
     for c in np.flatnonzero(observed.any(axis=0) & ~observed.all(axis=0)):
-        others = count - observed[:, c]
-        told = others > 0
-        both = told & observed[:, c]
+        both = told[:, c] & observed[:, c]
         n = int(both.sum())
         if n < FEWEST:
             continue
-        u = (total - z[:, c])[told] / others[told]
-        shared, own = (total - z[:, c])[both] / others[both], z[both, c]
+        u, shared, own = told_by_others[told[:, c], c], told_by_others[both, c], z[both, c]
         covariance = np.mean((shared - shared.mean()) * (own - own.mean()))
         spread, spread_own = shared.var(), own.var()
         if spread <= 0 or spread_own <= 0:
