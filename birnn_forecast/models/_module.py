@@ -79,12 +79,20 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         Name in ``NETWORKS``.
     network_params
         Its parameters, those excepted that the data and the likelihood fix.
+    seasons
+        Steps of the seasons that its model follows; kept with the weights.
     **kwargs
         Those of Darts' ``PLForecastingModule``.
     """
 
     def __init__(
-        self, masking_rate: float, imputation_weight: float, network: str, network_params: dict[str, Any], **kwargs
+        self,
+        masking_rate: float,
+        imputation_weight: float,
+        network: str,
+        network_params: dict[str, Any],
+        seasons: tuple[int, ...] = (),
+        **kwargs,
     ):
         options = kwargs.get("use_reversible_instance_norm", False)
         # Darts would hand the options to its own normalisation

@@ -109,7 +109,7 @@ class GRINModel(GapAwareModel):
         activation: str = "ReLU",
         pooling: str = "last",
         skip: str | None = "linear",
-        season_length: int | None = None,
+        season_length: int | Sequence[int] | str | None = "auto",
         masking_rate: float = 0.6,
         imputation_weight: float = 1.0,
         decoder_dim: int = 16,
@@ -157,7 +157,7 @@ class GRINModel(GapAwareModel):
             "dropout": params["dropout"],
             "pooling": params["pooling"],
             "skip": params["skip"],
-            "season_length": params["season_length"],
+            "season_length": self._window_season,
             "decoder_params": self._decoder_params(),
         }
 
