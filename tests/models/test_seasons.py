@@ -92,9 +92,8 @@ def test_a_season_longer_than_the_input_chunk(model_class):
 
 def test_the_season_comes_with_the_weights(model_class, tmp_path):
     path = str(tmp_path / "model.pt")
-    model = fitted(
-        model_class, make_series(), model_name="one", work_dir=str(tmp_path), save_checkpoints=True, skip="seasonal"
-    )
+    checkpoints = {"model_name": "one", "work_dir": str(tmp_path), "save_checkpoints": True}
+    model = fitted(model_class, make_series(), fit={"val_series": walk()}, skip="seasonal", **checkpoints)
     model.save(path)
     new = model_class(**model.model_params | {"model_name": "two"})
     new.load_weights(path)
