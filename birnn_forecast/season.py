@@ -9,6 +9,8 @@ from darts import TimeSeries
 from numpy.typing import NDArray
 from pandas.tseries.frequencies import to_offset
 
+from birnn_forecast.data.weights import counted_values
+
 SECOND, MINUTE, HOUR, DAY, WEEK, YEAR = 1.0, 60.0, 3_600.0, 86_400.0, 604_800.0, 31_556_952.0
 # a season of the calendar may be off a whole number of steps by this share of one (a year has 52.18 weeks)
 TOLERANCE = 0.25
@@ -125,38 +127,43 @@ class _Phases(NamedTuple):
     phases: NDArray  # (phases, components), whether observed at all
 
 
-def find_season(series: TimeSeries | Sequence[TimeSeries]) -> int | None:
+def find_season(series: TimeSeries | Sequence[TimeSeries], weights: Sequence[TimeSeries] | None = None) -> int | None:
     """Return the season that series show, in steps, or None.
 
     With a ``DatetimeIndex`` it is the usual season of the frequency (:func:`usual_season`) if the values show it; with
     a ``RangeIndex`` the strongest period up to ``LONGEST`` steps of which the series hold three. A component's unit,
     the order of components, and gaps have no say in it; of many or long series a part is looked at.
+
+    Parameters
+    ----------
+    series
+        One or several series, NaN where nothing is observed.
+    weights
+        The weights of their values: those of weight 0 have no say.
     """
     chosen = [series] if isinstance(series, TimeSeries) else list(series)
     width = min(max(one.n_components for one in chosen), MOST_COMPONENTS)
-    chosen = chosen[:: -(-len(chosen) // max(min(MOST_SERIES, MOST_VALUES // (FEWEST_STEPS * width)), 1))]
+    every = -(-len(chosen) // max(min(MOST_SERIES, MOST_VALUES // (FEWEST_STEPS * width)), 1))
+    chosen = chosen[::every]
+    counting = [None] * len(chosen) if weights is None else list(weights)[::every]
     dated = [one for one in chosen if not one.has_range_index]
-    if not dated:
-        return strongest_period(_values(chosen, 0))
-    season = usual_season(dated[0].freq)
-    if season is None:
+    season = usual_season(dated[0].freq) if dated else None
+    if dated and season is None:
         return None
-    evidence = season_evidence(_values(chosen, LEAST_SEASONS * season), season)
-    return season if _shown(evidence, SCORE) else None
+    steps = min(MOST_STEPS, max(MOST_VALUES // (len(chosen) * width), FEWEST_STEPS))
+    steps = max(steps, LEAST_SEASONS * (season or 0))
+    values = [_end(*pair, steps) for pair in zip(chosen, counting, strict=True)]
+    if season is None:
+        return strongest_period(values)
+    return season if _shown(season_evidence(values, season), SCORE) else None
 
 
-def _values(series: Sequence[TimeSeries], least: int) -> list[NDArray]:
-    """Return ``(time, components)`` of the end of each series, `least` steps if there are so many."""
-    width = min(max(one.n_components for one in series), MOST_COMPONENTS)
-    steps = min(MOST_STEPS, max(MOST_VALUES // (len(series) * width), FEWEST_STEPS))
-    steps = max(steps, least)
-    found = []
-    for one in series:
-        # by name: the order of the components has no say in it
-        columns = np.argsort(one.components.astype(str), kind="stable")
-        columns = columns[:: -(-len(columns) // MOST_COMPONENTS)]
-        found.append(one.all_values(copy=False)[-steps:, columns].astype(np.float64).mean(axis=2))
-    return found
+def _end(series: TimeSeries, weight: TimeSeries | None, steps: int) -> NDArray:
+    """Return the last values ``(time, components)``."""
+    # by name: the order of the components has no say in it
+    columns = np.argsort(series.components.astype(str), kind="stable")
+    columns = columns[:: -(-len(columns) // MOST_COMPONENTS)]
+    return counted_values(series[-steps:], weight)[:, columns]
 
 
 def season_evidence(values: NDArray | Sequence[NDArray], period: int) -> Evidence:

@@ -279,7 +279,13 @@ def test_a_part_is_looked_at():
     assert find_season(hourly(wide)) == find_season(ranged(wide)) == 24
 
 
-def test_samples_are_averaged():
+@pytest.mark.parametrize("make", [hourly, ranged])
+def test_values_of_weight_0_have_no_say(make):
     rng = np.random.default_rng(14)
-    x = seasonal(rng, 200, signal=2.0)[:, None, None] + 0.1 * rng.normal(size=(200, 1, 5))
-    assert find_season(TimeSeries.from_times_and_values(pd.date_range("2024", periods=200, freq="h"), x)) == 24
+    x = seasonal(rng, 300, signal=2.0)
+    weight = make(np.arange(300) < 150)
+    other = np.where(np.arange(300) < 150, x, 1e6 * walk(rng, 300))
+    assert find_season([make(other)]) is None
+    assert find_season([make(other)], [weight]) == 24
+    assert find_season([make(other)], [weight[:280]]) is None
+    assert find_season([make(other[:280]), make(x)], [weight, make(np.zeros(300))]) == 24

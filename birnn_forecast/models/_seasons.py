@@ -110,7 +110,8 @@ class SeasonsMixin(Base):
             # a user's own dataset may keep no series, or something else under that name
             series = getattr(train_dataset, "series", None)
             known = isinstance(series, list | tuple) and all(isinstance(one, TimeSeries) for one in series)
-            season = find_season(series) if known and series else None
+            weights = getattr(train_dataset, "sample_weight", None)
+            season = find_season(series, weights) if known and series else None
             self._found_seasons = () if season is None else (season,)
             self._check_skip()
         return super()._setup_for_train(train_dataset, *args, **kwargs)

@@ -12,6 +12,7 @@ from darts import TimeSeries
 from darts.utils.data.torch_datasets.utils import TorchTrainingSample
 from darts.utils.ts_utils import series2seq
 
+from birnn_forecast.data.weights import counted_values
 from birnn_forecast.masks import level_and_scale
 from birnn_forecast.models._base import GapAwareModel
 from birnn_forecast.models._checks import check_choice, check_integer
@@ -193,7 +194,7 @@ class GRINModel(GapAwareModel):
                 "have: levels, scales and the graph are read off them."
             )
         values = np.concatenate(
-            [_counted(one, None if weights is None else weights[i]) for i, one in enumerate(series)]
+            [counted_values(one, None if weights is None else weights[i]) for i, one in enumerate(series)]
         )
         mean, scale = level_and_scale(values)
         n = values.shape[1]
@@ -297,18 +298,6 @@ class Nodes:
             module.rin.put(self.mean, self.scale)
         if network.graph is not None:
             network.graph.put(self.adjacency, self.correlation)
-
-
-def _counted(series: TimeSeries, weight: TimeSeries | None) -> np.ndarray:
-    """Return the values ``(time, components)``, NaN where their weight is 0."""
-    values = series.all_values(copy=False)[:, :, 0].astype(np.float64)
-    if weight is None:
-        return values
-    weights = weight.slice_intersect(series)
-    first = series.get_index_at_point(weights.start_time())
-    counted = np.ones_like(values, dtype=bool)
-    counted[first : first + len(weights)] = weights.all_values(copy=False)[:, :, 0] != 0
-    return np.where(counted, values, np.nan)
 
 
 def pairwise_correlation(values: np.ndarray) -> torch.Tensor:
