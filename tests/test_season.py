@@ -159,6 +159,12 @@ def test_a_season_is_found_in_three_seasons():
         assert np.mean([season == period for season in found]) >= 0.85, period
 
 
+def test_a_faint_season_is_found_at_a_coarse_resolution():
+    rng = np.random.default_rng(15)
+    found = [find_season(hourly(seasonal(rng, 72, 24, signal=0.7))) for _ in range(80)]
+    assert np.mean([season == 24 for season in found]) >= 0.75
+
+
 def test_a_season_on_a_random_walk():
     rng = np.random.default_rng(5)
     found = [find_season(hourly(seasonal(rng, N, 24, "harmonics", 4.0, walk))) for _ in range(20)]

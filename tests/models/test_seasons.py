@@ -123,6 +123,10 @@ def test_weights_for_another_season_replace_what_was_found(cls, tmp_path):
     assert model.seasons == (12,)
     with pytest.raises(ValueError, match="Could not find"):
         model.load_weights(str(tmp_path / "none.pt"))
+    other = str(tmp_path / "other.pt")
+    fitted(cls, walk(), pooling="mean").save(other)
+    with pytest.raises(ValueError, match="found pooling=last, should be pooling=mean"):
+        model.load_weights(other)
     assert model.seasons == (12,)
     model.load_weights(path)
     assert model.seasons == ()
