@@ -197,7 +197,7 @@ def run_net(
         model = getattr(birnn_forecast, cls)(
             input_chunk_length=chunk,
             output_chunk_length=1,
-            season_length=view.season if 1 < view.season <= chunk else None,
+            season_length=view.season if 1 < view.season <= chunk else "auto",
             batch_size=batch,
             imputation_weight=10.0,  # the forecast, of one step, is not what is asked for
             likelihood=QuantileRegression(list(LEVELS)),

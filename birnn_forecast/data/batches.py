@@ -37,7 +37,8 @@ from darts.utils.data.torch_datasets.utils import (
 from numpy.typing import NDArray
 from torch import Tensor
 
-from birnn_forecast.data.history import History, completed_moments, counted_values, packed, pooled_over_components
+from birnn_forecast.data.history import History, completed_moments, packed, pooled_over_components
+from birnn_forecast.data.weights import counted_values
 
 Integers = NDArray[np.int64]
 NOWHERE = -(2**40)

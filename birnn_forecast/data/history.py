@@ -6,7 +6,6 @@ Everything here is per series and component, so that no series takes its unit fr
 from typing import NamedTuple
 
 import numpy as np
-from darts import TimeSeries
 from numpy.typing import NDArray
 
 BLOCK = 16_384
@@ -209,15 +208,3 @@ def pooled_over_components(history: NDArray[np.float64]) -> NDArray[np.float64]:
         some = seen.any(axis=-1, keepdims=True)
         found += [np.where(seen | ~some, mean, level), np.where(seen | ~some, scale, np.sqrt(square))]
     return np.stack(found, axis=-2)
-
-
-def counted_values(series: TimeSeries, weight: TimeSeries | None) -> np.ndarray:
-    """Return the values ``(time, components)`` that training counts: NaN where their weight is 0."""
-    values = series.all_values(copy=False)[:, :, 0]
-    if weight is None:
-        return values
-    weights = weight.slice_intersect(series)
-    first = series.get_index_at_point(weights.start_time())
-    counted = np.ones_like(values, dtype=bool)
-    counted[first : first + len(weights)] = weights.all_values(copy=False)[:, :, 0] != 0
-    return np.where(counted, values, np.nan)

@@ -27,6 +27,7 @@ from birnn_forecast.models._docs import full_docstring, full_signature
 from birnn_forecast.models._imputing import ImputingMixin
 from birnn_forecast.models._module import GapAwareModule
 from birnn_forecast.models._names import TrainingNames, in_places, names_of
+from birnn_forecast.models._seasons import given_seasons
 from birnn_forecast.models._units import covariate_unit
 from birnn_forecast.nn.decoders import SKIPS
 from birnn_forecast.nn.merge import MERGES
@@ -110,8 +111,14 @@ class GapAwareModel(ImputingMixin, BatchesMixin, CopiesMixin, MixedCovariatesTor
         gaps filled), "linear" (a linear map of the input chunk, its gaps interpolated), "seasonal" (a learnt weighted
         mean of the observed values of the same phase in past seasons), or ``None``. Default: "linear".
     season_length
-        Number of time steps of a season, if there is one: gaps in the input chunk are then filled along it instead of
-        by straight lines. Needed for ``skip="seasonal"``. Default: ``None``.
+        Number of time steps of a season: gaps in the input chunk, and those longer than it, are filled along it instead
+        of by straight lines. With "auto" it is found in the training series at the first ``fit`` (and then kept, and
+        saved with the model: ``model.seasons``): with a ``DatetimeIndex`` the usual season of its frequency (a day of
+        hours or minutes, a week of days, a year of weeks, months or quarters), with a ``RangeIndex`` the strongest
+        period, if the series show it, whatever their trends and gaps; else there is none. A number of steps is taken
+        as given, a list of them as several seasons; ``None`` means no season. The network knows one: the shortest, if
+        it is no longer than the input chunk. A longer one is no error: ``impute`` alone uses it, in its interpolations
+        of the whole series. ``skip="seasonal"`` needs one that fits. Default: "auto".
     masking_rate
         Largest share of an input chunk that each of several patterns hides from the network in training: single
         values, blocks, blocks of all components; the gaps of other input chunks come on top, and a third of the input
@@ -180,6 +187,8 @@ class GapAwareModel(ImputingMixin, BatchesMixin, CopiesMixin, MixedCovariatesTor
         super().__init__(**self._extract_torch_model_params(**params))
         self.pl_module_params = self._extract_pl_module_params(**params)
         self._considers_static_covariates = params["use_static_covariates"]
+        if given_seasons(params["season_length"]) is not None:  # else when it is found
+            self._check_skip()
 
     def _check_params(self, params: dict[str, Any]) -> None:
         for name, choices in CHOICES.items():
@@ -216,18 +225,15 @@ class GapAwareModel(ImputingMixin, BatchesMixin, CopiesMixin, MixedCovariatesTor
                 f"got {params['activation']!r}."
             )
         check_norm(params["use_reversible_instance_norm"], self.norm_options)
-        if params["skip"] == "seasonal" and params["season_length"] is None:
-            raise ValueError("`season_length` must be given (in time steps) with `skip='seasonal'`, got None.")
+        given_seasons(params["season_length"])
         longest = _parse_input_chunk_length(params["input_chunk_length"])[1]
-        for name in ("season_length", "patch_length"):
-            length = params.get(name)
-            if length is None:
-                continue
-            check_integer(name, length)
+        length = params.get("patch_length")
+        if length is not None:
+            check_integer("patch_length", length)
             if length > longest:
                 raise ValueError(
-                    f"`{name}` must be at most `input_chunk_length` ({longest}), got {length}: lengthen the input "
-                    "chunk or leave it out."
+                    f"`patch_length` must be at most `input_chunk_length` ({longest}), got {length}: lengthen the "
+                    "input chunk or leave it out."
                 )
 
     def _encoder_params(self) -> dict[str, Any]:
@@ -251,7 +257,7 @@ class GapAwareModel(ImputingMixin, BatchesMixin, CopiesMixin, MixedCovariatesTor
             "encoder_params": self._encoder_params(),
             "pooling": params["pooling"],
             "skip": params["skip"],
-            "season_length": params["season_length"],
+            "season_length": self._window_season,
             "patch_length": params.get("patch_length"),
             "decoder_params": self._decoder_params(),
             "tbptt_length": params.get("tbptt_length"),
@@ -275,6 +281,7 @@ class GapAwareModel(ImputingMixin, BatchesMixin, CopiesMixin, MixedCovariatesTor
             loss_scale=params["loss_scale"],
             network=self.network,
             network_params=self._network_params(),
+            seasons=self.seasons,
             **self.pl_module_params,
         )
         # those of a loaded model come with its weights
@@ -410,7 +417,10 @@ class GapAwareModel(ImputingMixin, BatchesMixin, CopiesMixin, MixedCovariatesTor
 
     load = staticmethod(_allow_family(MixedCovariatesTorchModel.load))
     load_from_checkpoint = staticmethod(_allow_family(MixedCovariatesTorchModel.load_from_checkpoint))
-    load_weights_from_checkpoint = _allow_family(MixedCovariatesTorchModel.load_weights_from_checkpoint)
+
+    @wraps(MixedCovariatesTorchModel.load_weights_from_checkpoint)
+    def load_weights_from_checkpoint(self, *args, **kwargs):
+        return _allow_family(super().load_weights_from_checkpoint)(*args, **kwargs)
 
 
 def _which(number: int, series: Sequence) -> str:

@@ -1,7 +1,7 @@
 """What a user calls: ``impute`` and ``reconstruct``."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from darts import TimeSeries
@@ -29,11 +29,7 @@ from birnn_forecast.models._impute import (
 from birnn_forecast.models._module import GapAwareModule
 from birnn_forecast.models._names import TrainingNames
 from birnn_forecast.models._raw import central_value, draw_samples, likelihood_parameters
-
-if TYPE_CHECKING:
-    from darts.models.forecasting.torch_forecasting_model import MixedCovariatesTorchModel as Base
-else:
-    Base = object
+from birnn_forecast.models._seasons import SeasonsMixin
 
 Series: TypeAlias = TimeSeries | Sequence[TimeSeries]
 
@@ -56,7 +52,7 @@ class Given(NamedTuple):
         return found
 
 
-class ImputingMixin(Base):
+class ImputingMixin(SeasonsMixin):
     """Estimates of missing and of observed values, for a Darts torch model whose module is a ``GapAwareModule``."""
 
     model_params: dict[str, Any]
@@ -85,7 +81,7 @@ class ImputingMixin(Base):
         Overlapping windows of the length of the input chunk are encoded from both sides, and their estimates blended:
         what stands in the middle of a window, with observations on both sides, counts most. The series may have any
         length. Where no window shows anything of a component (a gap longer than the input chunk), the estimate follows
-        the interpolation of the whole series (along the season, where there is a ``season_length``); with covariates,
+        the interpolation of the whole series (along the season, where there is one); with covariates,
         it is what they say by themselves, plus the interpolation of what they leave unexplained around the gap.
 
         Parameters
@@ -240,7 +236,7 @@ random_state, verbose
         """Return the raw parameters, their locations leaning on interpolation where that is better on the series."""
         trials = [trial_of(source) for source in sources]
         guesses = self._estimates(targets, trials, self._stride(None), batch_size, verbose)
-        season = self.model_params["season_length"]
+        season = self._season
         return [calibrated(self.model, *each, season) for each in zip(sources, trials, raws, guesses, strict=True)]
 
     def _check_can_impute(self, num_samples: int, predict_likelihood_parameters: bool) -> None:
@@ -375,7 +371,7 @@ random_state, verbose
         batch_size: int | None,
         verbose: bool | None,
     ) -> list[np.ndarray]:
-        season = self.model_params["season_length"]
+        season = self._season
         estimator = WindowEstimator(module, season, batch_size or self.batch_size, bool(verbose))
         home = module.device
         module.to(device_of(self.trainer_params))

@@ -92,6 +92,8 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         Name in ``NETWORKS``.
     network_params
         Its parameters, those excepted that the data and the likelihood fix.
+    seasons
+        Steps of the seasons that its model follows; kept with the weights.
     **kwargs
         Those of Darts' ``PLForecastingModule``.
     """
@@ -103,6 +105,7 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         network: str,
         network_params: dict[str, Any],
         loss_scale: str | None = None,
+        seasons: tuple[int, ...] = (),
         **kwargs,
     ):
         options = kwargs.get("use_reversible_instance_norm", False)

@@ -1,5 +1,6 @@
 """Bidirectional recurrent imputation for time series."""
 
+from collections.abc import Sequence
 from typing import Any, Unpack
 
 from birnn_forecast.models._base import GapAwareModel
@@ -54,7 +55,7 @@ class BRITSModel(GapAwareModel):
         activation: str = "ReLU",
         pooling: str = "last",
         skip: str | None = "linear",
-        season_length: int | None = None,
+        season_length: int | Sequence[int] | str | None = "auto",
         masking_rate: float = 0.2,
         imputation_weight: float = 1.0,
         loss_scale: str | None = "window",

@@ -1,5 +1,6 @@
 """Convolutions in front of a bidirectional LSTM."""
 
+from collections.abc import Sequence
 from typing import Any, Unpack
 
 from birnn_forecast.models._base import GapAwareModel
@@ -49,7 +50,7 @@ class CNNBiLSTMModel(GapAwareModel):
         pooling: str = "last",
         normalization: str | None = None,
         skip: str | None = "linear",
-        season_length: int | None = None,
+        season_length: int | Sequence[int] | str | None = "auto",
         masking_rate: float = 0.2,
         imputation_weight: float = 1.0,
         loss_scale: str | None = "window",

@@ -12,7 +12,8 @@ from darts import TimeSeries
 from darts.utils.data.torch_datasets.utils import TorchTrainingSample
 from darts.utils.ts_utils import series2seq
 
-from birnn_forecast.data.history import completed_moments, counted_values
+from birnn_forecast.data.history import completed_moments
+from birnn_forecast.data.weights import counted_values
 from birnn_forecast.masks import level_and_scale
 from birnn_forecast.models._base import GapAwareModel
 from birnn_forecast.models._checks import check_choice, check_integer
@@ -112,7 +113,7 @@ class GRINModel(GapAwareModel):
         activation: str = "ReLU",
         pooling: str = "last",
         skip: str | None = "linear",
-        season_length: int | None = None,
+        season_length: int | Sequence[int] | str | None = "auto",
         masking_rate: float = 0.6,
         imputation_weight: float = 1.0,
         loss_scale: str | None = "window",
@@ -172,7 +173,7 @@ class GRINModel(GapAwareModel):
             "dropout": params["dropout"],
             "pooling": params["pooling"],
             "skip": params["skip"],
-            "season_length": params["season_length"],
+            "season_length": self._window_season,
             "decoder_params": self._decoder_params(),
         }
 

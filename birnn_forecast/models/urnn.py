@@ -1,5 +1,6 @@
 """The asymmetric bidirectional RNN."""
 
+from collections.abc import Sequence
 from typing import Any, Unpack
 
 from birnn_forecast.models._base import GapAwareModel
@@ -43,7 +44,7 @@ class URNNModel(GapAwareModel):
         pooling: str = "last",
         normalization: str | None = None,
         skip: str | None = "linear",
-        season_length: int | None = None,
+        season_length: int | Sequence[int] | str | None = "auto",
         masking_rate: float = 0.2,
         imputation_weight: float = 1.0,
         loss_scale: str | None = "window",

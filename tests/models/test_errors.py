@@ -66,13 +66,6 @@ def test_bad_input_chunk_length(value):
         make_model(BiGRUModel, input_chunk_length=value)
 
 
-def test_a_season_lies_within_the_input_chunk(model_class):
-    with pytest.raises(ValueError, match="`season_length` must be given"):
-        make_model(model_class, skip="seasonal")
-    with pytest.raises(ValueError, match=r"`season_length` must be at most `input_chunk_length` \(12\), got 13"):
-        make_model(model_class, season_length=13)
-
-
 def test_predict_before_fit(model_class):
     with pytest.raises(ValueError, match="must be fit before"):
         make_model(model_class).predict(4, make_series())
