@@ -80,7 +80,8 @@ class _Movable:
 class TrainingBatch(_Movable, TorchTrainingBatch):
     """Darts' batch for training, and what the series of its windows have shown.
 
-    ``history`` is ``(batch, 4, components)``: mean and scale of the series, overall and lately.
+    ``history`` is ``(batch, 5, components)``: mean and scale of the series, overall and lately, and the number of its
+    values.
     """
 
     history: Tensor | None = None
@@ -403,7 +404,7 @@ class _Shown:
         self.histories: dict[int, History] = {}
 
     def whole(self, numbers: Integers) -> Tensor | None:
-        """Return ``(series, 4, components)`` over all values, lately being the same; None if components differ."""
+        """Return ``(series, 5, components)`` over all values, lately being the same; None if components differ."""
         for number in {*numbers.tolist()} - self.found.keys():
             weight = None if self.weight is None else self.weight[number]
             found = completed_moments(counted_values(self.series[number], weight))
@@ -414,7 +415,7 @@ class _Shown:
         return torch.from_numpy(np.stack(rows))
 
     def until(self, numbers: Integers, ends: Integers, fills_dead: bool) -> Tensor:
-        """Return ``(windows, 4, components)`` over the values before `ends`.
+        """Return ``(windows, 5, components)`` over the values before `ends`.
 
         `fills_dead`: a component without any gets what the others have in common.
         """

@@ -17,10 +17,14 @@ FEWEST = 10
 
 
 class Moments(NamedTuple):
-    """Mean and standard deviation of what was observed, NaN where that is nothing; in the unit of the series."""
+    """Mean and standard deviation of what was observed, NaN where that is nothing; in the unit of the series.
+
+    And how many values that is.
+    """
 
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
+    number: NDArray[np.float64]
 
 
 class History:
@@ -96,7 +100,7 @@ class _Sums(NamedTuple):
         total, squares = (np.concatenate([[0.0], np.cumsum(each)]) for each in (x, np.square(x)))
         return cls(steps, float(center), total, squares, float(np.finfo(column.dtype).eps))
 
-    def moments(self, ends: NDArray[np.int64], recent: int | None) -> tuple[np.ndarray, np.ndarray]:
+    def moments(self, ends: NDArray[np.int64], recent: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         last = np.searchsorted(self.steps, ends)
         first = np.zeros_like(last) if recent is None else np.maximum(last - recent, 0)
         count = np.where(last > first, last - first, np.nan)
@@ -106,7 +110,7 @@ class _Sums(NamedTuple):
         # the difference of large sums may be nothing but their rounding
         rounding = 1e-14 * (self.squares[last] / count + np.square(mean))
         variance = np.where(variance > rounding, variance, 0.0)
-        return self.center + mean, _scale(self.center + mean, variance, self.eps)
+        return self.center + mean, _scale(self.center + mean, variance, self.eps), (last - first).astype(np.float64)
 
 
 def moments(values: np.ndarray) -> Moments:
@@ -128,7 +132,7 @@ def moments(values: np.ndarray) -> Moments:
     nothing = count == 0
     variance = squares / np.maximum(count, 1)
     mean = np.where(nothing, np.nan, mean)
-    return Moments(mean, _scale(mean, variance, float(np.finfo(values.dtype).eps)))
+    return Moments(mean, _scale(mean, variance, float(np.finfo(values.dtype).eps)), count)
 
 
 def completed_moments(values: np.ndarray) -> Moments:
@@ -169,7 +173,7 @@ def completed_moments(values: np.ndarray) -> Moments:
         mean[c] += unit[c] * slope * (u.mean() - shared.mean())
         change = 1 + slope**2 * (u.var() - spread) / spread_own
         scale[c] *= np.sqrt(np.clip(change, 0.25, 4.0))
-    return Moments(mean, scale)
+    return Moments(mean, scale, found.number)
 
 
 def _scale(mean: np.ndarray, variance: np.ndarray, eps: float) -> np.ndarray:
@@ -180,8 +184,8 @@ def _scale(mean: np.ndarray, variance: np.ndarray, eps: float) -> np.ndarray:
 
 
 def packed(overall: Moments, lately: Moments) -> NDArray[np.float64]:
-    """Return both as ``(..., 4, components)``: mean and scale overall, then lately."""
-    return np.stack([*overall, *lately], axis=-2)
+    """Return both as ``(..., 5, components)``: mean and scale overall, then lately, and the number of values."""
+    return np.stack([overall.mean, overall.scale, lately.mean, lately.scale, overall.number], axis=-2)
 
 
 def dead_components(values: np.ndarray) -> NDArray[np.bool_]:
@@ -195,16 +199,16 @@ def dead_components(values: np.ndarray) -> NDArray[np.bool_]:
 
 
 def pooled_over_components(history: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give components without any value what the others of ``(..., 4, components)`` have in common."""
-    known = ~np.isnan(history)
-    if known.all():
+    """Give components without any value what the others of ``(..., 5, components)`` have in common."""
+    if not np.isnan(history).any():
         return history
     found = []
-    for mean, scale in (history[..., :2, :].swapaxes(-2, 0), history[..., 2:, :].swapaxes(-2, 0)):
+    for first in (0, 2):
+        mean, scale = history[..., first, :], history[..., first + 1, :]
         seen = ~np.isnan(mean)
         count = np.maximum(seen.sum(axis=-1, keepdims=True), 1)
         level = np.where(seen, mean, 0.0).sum(axis=-1, keepdims=True) / count
         square = np.where(seen, np.square(scale) + np.square(mean - level), 0.0).sum(axis=-1, keepdims=True) / count
         some = seen.any(axis=-1, keepdims=True)
         found += [np.where(seen | ~some, mean, level), np.where(seen | ~some, scale, np.sqrt(square))]
-    return np.stack(found, axis=-2)
+    return np.stack([*found, history[..., 4, :]], axis=-2)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, ClassVar
 
+from darts import TimeSeries
 from darts.models.forecasting.torch_forecasting_model import MixedCovariatesTorchModel
 from darts.utils.data.torch_datasets.utils import TorchTrainingSample, _parse_input_chunk_length
 from darts.utils.serialization import add_safe_globals, safe_globals
@@ -305,12 +306,9 @@ class GapAwareModel(ImputingMixin, BatchesMixin, CopiesMixin, MixedCovariatesTor
 
     def _setup_for_train(self, train_dataset, *args, **kwargs):
         if self.model is None:
-            # a user's own dataset need not have them as series
-            parts = ("series", "past_covariates", "future_covariates")
-            series, *given = (series2seq(getattr(train_dataset, name, None)) for name in parts)
-            self._units = {
-                name: covariate_unit(one, series) for name, one in zip(parts[1:], given, strict=True) if one and series
-            }
+            series = _series_of(train_dataset, "series")
+            given = {name: _series_of(train_dataset, name) for name in ("past_covariates", "future_covariates")}
+            self._units = {name: covariate_unit(one, series) for name, one in given.items() if one and series}
         return super()._setup_for_train(train_dataset, *args, **kwargs)
 
     # What users hand over is checked before Darts looks at it
@@ -421,6 +419,13 @@ class GapAwareModel(ImputingMixin, BatchesMixin, CopiesMixin, MixedCovariatesTor
     @wraps(MixedCovariatesTorchModel.load_weights_from_checkpoint)
     def load_weights_from_checkpoint(self, *args, **kwargs):
         return _allow_family(super().load_weights_from_checkpoint)(*args, **kwargs)
+
+
+def _series_of(dataset: Any, name: str) -> list[TimeSeries]:
+    """Return the series that a dataset keeps under a name; a user's own may keep none there, or something else."""
+    found = getattr(dataset, name, None)
+    known = isinstance(found, list | tuple) and all(isinstance(one, TimeSeries) for one in found)
+    return [*found] if known else []
 
 
 def _which(number: int, series: Sequence) -> str:

@@ -1,5 +1,6 @@
 """The Lightning module of the family: masks, normalisation, loss and metrics around a plain torch network."""
 
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -122,6 +123,7 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         self.register_buffer("started", torch.tensor(False))
         # what the series of the windows that are being forecast have shown
         self._predicted: SeriesStatistics | None = None
+        self._rolls: Iterator[int] = iter(())
         for name in ("past_covariates", "future_covariates"):
             width = self._width(name)
             self.register_buffer(f"unit_of_{name}", torch.tensor([[0.0], [1.0]]).repeat(1, width) if width else None)
@@ -168,7 +170,7 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         guide
             Where a component shows nothing: what its estimate starts from, in the series' unit, NaN for nothing.
         history
-            What the windows' series have shown, ``(batch, 4, components)``, as in :class:`SeriesStatistics`.
+            What the windows' series have shown, ``(batch, 5, components)``, as in :class:`SeriesStatistics`.
         """
         series = None if history is None else SeriesStatistics.of(history.to(self._weights_dtype))
         reading = self._read(self._cast(x_in), visible, series, guide)
@@ -398,12 +400,17 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
 
     def _get_batch_prediction(self, n: int, input_batch: TorchInferenceBatch, roll_size: int) -> Tensor:
         self._predicted = self._series_of(input_batch)
+        self._rolls = rolls(n, self.output_chunk_length or 1, roll_size)
         try:
             return super()._get_batch_prediction(n, input_batch, roll_size)
         finally:
             self._predicted = None
 
     def _produce_predict_output(self, x: PLModuleInput) -> PLModuleOutput:
+        rolled = next(self._rolls, 0)
+        if rolled and self._predicted is not None:
+            # forecasts that are fed back are values like any other
+            self._predicted = self._predicted.followed_by(x.past_target[:, -rolled:].to(self._weights_dtype))
         output = super()._produce_predict_output(x)
         if self._predicted is None:
             return output
@@ -478,6 +485,17 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         """Return a collection whose metrics are updated one by one, since gaps concern them differently."""
         metrics = PLForecastingModule.configure_torch_metrics(torch_metrics)
         return torchmetrics.MetricCollection(dict(metrics.items()), compute_groups=False)
+
+
+def rolls(n: int, output_chunk_length: int, roll_size: int) -> Iterator[int]:
+    """Yield by how many forecast steps Darts moves the input chunk before each pass of an auto-regression: first 0."""
+    yield 0
+    done, steps = roll_size, max(n, output_chunk_length)
+    while done < steps:
+        beyond = max(done + output_chunk_length - steps, 0)
+        roll_size, done = roll_size - beyond, done - beyond
+        yield roll_size
+        done += output_chunk_length
 
 
 def _in_unit(target: Tensor, unit: Tensor | None) -> Tensor:

@@ -35,17 +35,37 @@ class SeriesStatistics(NamedTuple):
     """What the series of each window has shown, ``(batch, 1, components)`` in its unit, NaN where it has shown nothing.
 
     Mean and standard deviation of all its values, and of its last ones; in prediction of those up to the window's end.
+    And how many values it has shown.
     """
 
     mean: Tensor
     scale: Tensor
     last_mean: Tensor
     last_scale: Tensor
+    number: Tensor
 
     @classmethod
-    def of(cls, history: Float[Tensor, "batch 4 components"]) -> "SeriesStatistics":
+    def of(cls, history: Float[Tensor, "batch 5 components"]) -> "SeriesStatistics":
         """Take apart what a batch brings."""
         return cls(*history[:, :, None].unbind(1))
+
+    def followed_by(self, x: Float[Tensor, "batch time components"]) -> "SeriesStatistics":
+        """Return the statistics once the series has shown `x` as well, NaN for nothing (Chan et al. 1983)."""
+        observed = ~torch.isnan(x)
+        new = observed.sum(dim=1, keepdim=True).to(x.dtype)
+        mean = masked_mean(x, observed)
+        var = masked_var(x, observed, mean)
+        old, count = torch.nan_to_num(self.mean), self.number + new
+        share = new / count.clamp(min=1)
+        var = (
+            torch.lerp(torch.nan_to_num(self.scale).square(), var, share) + share * (1 - share) * (mean - old).square()
+        )
+        seen = new > 0
+        return self._replace(
+            mean=torch.where(seen, torch.lerp(old, mean, share), self.mean),
+            scale=torch.where(seen, var.sqrt(), self.scale),
+            number=count,
+        )
 
 
 class InstanceNorm(nn.Module):
