@@ -80,10 +80,6 @@ def test_samples_come_in_the_callers_order():
     assert list(found.components) == ORDER
     expected = model.predict(4, series, num_samples=50, random_state=0)
     np.testing.assert_allclose(found[NAMES].all_values(), expected.all_values(), rtol=1e-5)
-    full = model.impute(series[ORDER], num_samples=5, random_state=0)
-    np.testing.assert_allclose(
-        full[NAMES].all_values(), model.impute(series, num_samples=5, random_state=0).all_values(), rtol=1e-5
-    )
 
 
 def test_training_series_in_several_orders(model_class):

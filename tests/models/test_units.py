@@ -9,7 +9,6 @@ from darts.utils.likelihood_models import (
     ExponentialLikelihood,
     GammaLikelihood,
     GaussianLikelihood,
-    GumbelLikelihood,
     HalfNormalLikelihood,
     LaplaceLikelihood,
     LogNormalLikelihood,
@@ -79,22 +78,28 @@ def assert_same_but_for_the_unit(one, two, factors, shifts, roles, tolerance):
             np.testing.assert_allclose(z, x, atol=tolerance, err_msg=f"answer {number}, series {i}")
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize(
     ("likelihood", "roles"),
     [(None, [1.0]), (QuantileRegression(QUANTILES), [1.0] * 3), (GaussianLikelihood(), [1.0, 0.0])],
     ids=["none", "quantiles", "Gaussian"],
 )
-def test_units(model_class, likelihood, roles, dtype):
+def test_units(model_class, likelihood, roles):
     values = made_up()
     others, factors, shifts = scaled(values, shifted=True)
-    one, two = (answers(model_class, v, dtype, likelihood) for v in (values, others))
-    tolerance = 1e-6 if dtype is np.float64 else 0.02
-    assert_same_but_for_the_unit(one, two, factors, shifts, roles, tolerance)
+    one, two = (answers(model_class, v, np.float64, likelihood) for v in (values, others))
+    assert_same_but_for_the_unit(one, two, factors, shifts, roles, 1e-6)
+
+
+def test_units_in_float32(model_class):
+    """Rounding a series 1,000 of its standard deviations from 0 is all that differs."""
+    values = made_up()
+    others, factors, shifts = scaled(values, shifted=True)
+    one, two = (answers(model_class, v, np.float32) for v in (values, others))
+    assert_same_but_for_the_unit(one, two, factors, shifts, [1.0], 0.02)
 
 
 @two_models
-@pytest.mark.parametrize("likelihood", [LaplaceLikelihood(), CauchyLikelihood(), GumbelLikelihood()], ids=str)
+@pytest.mark.parametrize("likelihood", [LaplaceLikelihood(), CauchyLikelihood()], ids=str)
 def test_units_of_other_likelihoods(model_class, likelihood):
     values = made_up()
     others, factors, shifts = scaled(values, shifted=True)
@@ -227,6 +232,7 @@ def test_loss_is_that_of_darts_in_the_unit_of_each_window(model_class):
     assert recorder.logged[0]["train_loss"] == pytest.approx(np.mean(errors), rel=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:You called `self.log")
 def test_metrics_and_sample_weights_keep_their_unit():
     from torchmetrics import MeanAbsoluteError
 
