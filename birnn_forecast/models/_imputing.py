@@ -8,7 +8,7 @@ from darts import TimeSeries
 from darts.utils.torch import random_method
 from darts.utils.ts_utils import series2seq
 
-from birnn_forecast.models._calibration import calibrated, trial_of
+from birnn_forecast.models._calibration import calibrated, trial_sources
 from birnn_forecast.models._checks import check_integer, check_series
 from birnn_forecast.models._impute import (
     Source,
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from darts.models.forecasting.torch_forecasting_model import MixedCovariatesTorchModel as Base
 else:
     Base = object
+
+# steps times components of the series to try the model on together
+TRIED_AT_ONCE = 1_000_000
 
 Series: TypeAlias = TimeSeries | Sequence[TimeSeries]
 
@@ -110,9 +113,10 @@ class ImputingMixin(Base):
         single, targets, past, future = self._imputation_inputs(series, past_covariates, future_covariates)
         wanted = [wanted_values(one, max_gap, components) for one in targets]
         sources = self._sources(targets, past, future, wanted)
-        raws = self._estimates(targets, sources, self._stride(stride), batch_size, verbose)
+        stride = self._stride(stride)
+        raws = self._estimates(targets, sources, stride, batch_size, verbose)
         if calibrate:
-            raws = self._calibrated(targets, sources, raws, batch_size, verbose)
+            raws = self._calibrated(targets, sources, raws, stride, batch_size, verbose)
         filled = [
             self._filled(one, raw, num_samples, predict_likelihood_parameters)
             for one, raw in zip(targets, raws, strict=True)
@@ -195,14 +199,37 @@ random_state, verbose
         targets: Sequence[TimeSeries],
         sources: Sequence[Source],
         raws: Sequence[np.ndarray],
+        stride: int,
         batch_size: int | None,
         verbose: bool | None,
     ) -> list[np.ndarray]:
-        """Return the raw parameters, their locations leaning on interpolation where that is better on the series."""
-        trials = [trial_of(source) for source in sources]
-        guesses = self._estimates(targets, trials, self._stride(None), batch_size, verbose)
+        """Return the raw parameters, their locations leaning on simple estimates where those are better on the series.
+
+        The trials are estimated as the series are: by the same windows, strides apart, in the same batches.
+        """
+        tried = [trial_sources(source) for source in sources]
+        results: list[np.ndarray] = []
+        first = 0
+        while first < len(sources):
+            # as many series at once as fit the memory
+            size, last = 0, first
+            while last < len(sources) and (last == first or size < TRIED_AT_ONCE):
+                size += sum(one.target.size for one in tried[last][1])
+                last += 1
+            of_series = [targets[i] for i in range(first, last) for _ in tried[i][1]]
+            made = [one for _, some in tried[first:last] for one in some]
+            guesses = iter(self._estimates(of_series, made, stride, batch_size, verbose) if made else [])
+            for i in range(first, last):
+                trials = tried[i][0]
+                own = [next(guesses) for _ in trials]
+                results.append(calibrated(self.model, sources[i], trials, raws[i], own, self._seasons()))
+            first = last
+        return results
+
+    def _seasons(self) -> list[int]:
+        """Return the steps of the seasons."""
         season = self.model_params["season_length"]
-        return [calibrated(self.model, *each, season) for each in zip(sources, trials, raws, guesses, strict=True)]
+        return [season] if season else []
 
     def _check_can_impute(self, num_samples: int, predict_likelihood_parameters: bool) -> None:
         for name in ("imputation_weight", "masking_rate"):

@@ -57,7 +57,10 @@ class Views:
 
     def _add(self, name: str, start: int, estimate: np.ndarray, weight: np.ndarray) -> None:
         if weight.any():
-            self.blends.setdefault(name, Blend(self.shape)).add(start, estimate, weight)
+            # a blend is as long as the series: made once, when it is first needed
+            if name not in self.blends:
+                self.blends[name] = Blend(self.shape)
+            self.blends[name].add(start, estimate, weight)
 
     def _mean(self, name: str) -> np.ndarray:
         return self.blends[name].mean() if name in self.blends else np.full(self.shape, np.nan)

@@ -14,7 +14,7 @@ from darts.utils.likelihood_models import GaussianLikelihood, QuantileRegression
 from birnn_forecast import BiGRUModel, GRINModel, URNNModel
 from birnn_forecast.data.windows import gap_lengths
 from birnn_forecast.masks import interpolate, interpolate_seasonal, observed_mask
-from birnn_forecast.models._calibration import transplanted
+from birnn_forecast.models._trials import trials_of
 from birnn_forecast.models._impute import Source, device_of, passes
 from tests.conftest import make_model, make_series, quiet_trainer
 from tests.models.contract_helpers import FUTURE, PAST, Recorder, add, assert_same, change, differs, fitted
@@ -296,8 +296,7 @@ def test_a_long_gap_among_many_short_ones_is_calibrated_on_long_ones():
     rng = np.random.default_rng(0)
     missing = rng.random((400, 1)) < 0.1
     missing[200:226] = True
-    hidden = transplanted(missing)
-    lengths = gap_lengths(hidden | missing)[hidden]
+    lengths = np.concatenate([gap_lengths(one.hidden | missing)[one.hidden] for one in trials_of(missing)])
     assert (lengths >= 26).sum() >= 50
     assert (lengths <= 2).sum() >= 10
 
