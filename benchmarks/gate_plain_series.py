@@ -244,7 +244,9 @@ def main(arguments: list[str] | None = None) -> int:
             found = ratios(rows, ("linear", "phase"))
             met, figures = judge(found)
             of_all = judge(ratios(rows, ("linear", "phase", "profile")))[1]
-            print(f"{'ok  ' if met else 'MISS'} {pattern:14s} {name:12s} {epochs:3d} epochs  {figures}  of all: {of_all}")
+            print(
+                f"{'ok  ' if met else 'MISS'} {pattern:14s} {name:12s} {epochs:3d} epochs  {figures}  of all: {of_all}"
+            )
             for i in np.argsort(-found)[: args.worst]:
                 print(f"       {found[i]:5.3f}  {rows[i]['kind']}, {rows[i]['steps']} steps")
             sys.stdout.flush()

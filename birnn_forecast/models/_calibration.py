@@ -124,9 +124,12 @@ def calibrated(
         before = np.einsum("vn,nv->v", weights[found.component, found.number], found.simple)
         choices = [LINEAR, *(i for i in simple.interpolations() if i != LINEAR)]
         network = ((central_value(raw, module) - level) / scale)[moved]
+        # a network may have nothing to say of a component of which a trial hides all
+        network = np.where(np.isnan(network), blend, network)
         groups = [np.arange(len(scale))] if module.network.mixes_components else np.arange(len(scale))[:, None]
         candidates = np.stack([network, blend, *simple.at(moved, choices)])
-        tried = np.concatenate([[found.network, before], found.simple[choices]])
+        guess = np.where(np.isnan(found.network), before, found.network)
+        tried = np.concatenate([[guess, before], found.simple[choices]])
         for group in groups:
             here, there = np.isin(component, group), np.isin(found.component, group)
             if not there.any() or not here.any():

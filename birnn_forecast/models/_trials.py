@@ -88,7 +88,8 @@ def _inside(missing: np.ndarray, classes: np.ndarray, numbers: list[int]) -> Ite
             if (hidden & ~before).sum() < min(_quota(missing, classes == number, len(numbers)) / 3, 20):
                 _thin_out(hidden, missing, classes == number, attempt)
         _leave_half(hidden, missing)
-        yield Trial(0, n, hidden)
+        # what would lengthen a gap at an end of the series is no gap inside
+        yield Trial(0, n, hidden & (gap_classes(hidden | missing) != OPEN))
 
 
 def _quota(missing: np.ndarray, one_class: np.ndarray, n_classes: int) -> float:
@@ -136,9 +137,7 @@ def _place(hidden: np.ndarray, missing: np.ndarray, columns: np.ndarray, length:
     return False
 
 
-def _move_together(
-    hidden: np.ndarray, missing: np.ndarray, one_class: np.ndarray, attempt: int, quota: float
-) -> None:
+def _move_together(hidden: np.ndarray, missing: np.ndarray, one_class: np.ndarray, attempt: int, quota: float) -> None:
     """Hide a share of the gaps of one class, all moved by the same distance."""
     n = len(missing)
     distance = int(((attempt + 0.8) * GOLDEN) % 1 * n)
@@ -173,7 +172,9 @@ def _thin_out(hidden: np.ndarray, missing: np.ndarray, one_class: np.ndarray, at
         return
     beside = one_class[start - 1, component] | one_class[end, component]
     turn = np.arange(len(start)) + attempt
-    taken = beside & (turn % 3 == 0) & (np.random.default_rng(attempt).random(len(start)) < 0.1 * PER_TRIAL / len(start))
+    taken = (
+        beside & (turn % 3 == 0) & (np.random.default_rng(attempt).random(len(start)) < 0.1 * PER_TRIAL / len(start))
+    )
     length = end - start
     whole = length <= 2
     first_half = (turn // 3 + attempt) % 2 == 0
@@ -218,4 +219,5 @@ def _silent_ends(missing: np.ndarray) -> Iterator[Trial]:
         start = max(stop - max(10 * length, 10_000), 0)
         hidden = np.zeros((stop - start, missing.shape[1]), dtype=bool)
         hidden[-length:] = pattern & ~missing[stop - length : stop]
+        hidden &= 2 * hidden.sum(axis=0) <= (~missing[start:stop]).sum(axis=0)
         yield Trial(start, stop, hidden)
