@@ -28,7 +28,7 @@ TOO_FAR = 1.5
 ROUNDS = 20
 # the mixture with the network replaces the simple one in full if its gain is so many standard errors, not at all at
 # the first; and outages that are worth half of that trust
-DOUBTFUL, SURE = 1.0, 3.0
+DOUBTFUL, SURE = 0.5, 1.5
 HALF_TRUSTED = 3.0
 # errors below this share of a component's scale are as good as none
 NO_ERROR = 1e-4
@@ -171,7 +171,8 @@ def simple_weights(found: Evidence | None, log_prior: np.ndarray) -> np.ndarray:
     """Return the weights ``(components, classes, n)`` of simple estimates in each class of gaps.
 
     They are those of Bayesian model averaging, errors having a Laplace distribution of unknown scale: the prior times
-    the mean absolute error to the power of minus the number of outages. A class without any evidence has that of the nearest one with some, of two the longer.
+    the mean absolute error to the power of minus the number of outages. A class without any evidence has that of the
+    nearest one with some, of two the longer.
 
     Parameters
     ----------

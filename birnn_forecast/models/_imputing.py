@@ -89,11 +89,15 @@ class ImputingMixin(Base):
         verbose
             Whether to show a progress bar.
         calibrate
-            Whether to measure on each series how far the model is to be trusted: the series' gaps are transplanted to
-            where it is observed, and the mixture of the model's estimate with simple interpolations of the whole
-            series which is best there (by length of the gap) fills the gaps. On the series that the model was fitted
-            on this flatters the model. Likelihoods without a location (Gamma, Beta, ...) stay as they are. Takes twice
-            as long. Default: ``True``.
+            Whether to measure on each series how far the model is to be trusted. Further values are hidden, in gaps
+            like the series' own (moved to other places; at an end, the series is cut off earlier), and estimated by the
+            model, with the same windows, and by simple means: linear and seasonal interpolation, smoothers, returns to
+            a mean. Gaps are filled by the mixture that is best there, by length of the gap and, unless the components
+            see each other, by component. Where there is too little to tell by, simple estimates count, straight lines
+            most, and the model only as far as it is sure to be better. On the series that the model was fitted on this
+            flatters the model. Likelihoods without a location (Gamma, Beta, ...) stay as they are. Takes up to twice
+            as long on long series, and on short ones several times as long: up to sixteen trials are made of a series.
+            Default: ``True``.
 
         Returns
         -------

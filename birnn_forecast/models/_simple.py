@@ -107,7 +107,7 @@ class SimpleEstimates:
 
     def __init__(self, values: np.ndarray, seasons: Sequence[int]):
         n = len(values)
-        given = {season for season in seasons if 1 < season and PHASE_FROM * season <= n}
+        given = {season for season in seasons if season > 1 and PHASE_FROM * season <= n}
         longer = {SEASONS_OF_SEASONS * season for season in given if 3 * SEASONS_OF_SEASONS * season <= n}
         self.seasons = sorted(given | longer)
         # means of phases need two values, phases by themselves less

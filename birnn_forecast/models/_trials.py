@@ -123,9 +123,8 @@ def _place(hidden: np.ndarray, missing: np.ndarray, columns: np.ndarray, length:
     """Hide so many steps of some components where they are observed; fewer if there is no such place."""
     gone = (missing | hidden)[:, columns].mean(axis=1)
     total = np.concatenate([[0.0], np.cumsum(gone)])
-    length = min(length, max((len(missing) - total[-1]) / 2, 1))
+    length = min(length, max(int((len(missing) - total[-1]) / 2), 1))
     while length >= 1:
-        length = int(length)
         first = np.arange(1, len(missing) - length)
         share = (total[first + length] - total[first]) / length
         places = first[(share <= 0.2) & (gone[first - 1] < 1) & (gone[first + length] < 1)]
@@ -133,7 +132,7 @@ def _place(hidden: np.ndarray, missing: np.ndarray, columns: np.ndarray, length:
             start = places[int(((attempt + 0.5) * GOLDEN) % 1 * len(places))]
             hidden[start : start + length, columns] |= ~missing[start : start + length, columns]
             return True
-        length = length / 2
+        length //= 2
     return False
 
 

@@ -14,8 +14,8 @@ from darts.utils.likelihood_models import GaussianLikelihood, QuantileRegression
 from birnn_forecast import BiGRUModel, GRINModel, URNNModel
 from birnn_forecast.data.windows import gap_lengths
 from birnn_forecast.masks import interpolate, interpolate_seasonal, observed_mask
-from birnn_forecast.models._trials import trials_of
 from birnn_forecast.models._impute import Source, device_of, passes
+from birnn_forecast.models._trials import trials_of
 from tests.conftest import make_model, make_series, quiet_trainer
 from tests.models.contract_helpers import FUTURE, PAST, Recorder, add, assert_same, change, differs, fitted
 from tests.models.test_likelihoods import LIKELIHOODS, domain, series_for
