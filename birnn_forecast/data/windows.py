@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,22 +107,60 @@ class Blend:
             return self.total / self.weight[:, :, None]
 
 
+class Runs(NamedTuple):
+    """Stretches of steps of single components, in order of components and time, each ``(stretch,)``.
+
+    Attributes
+    ----------
+    component
+        Which component.
+    start, end
+        The first step, and the one after the last.
+    """
+
+    component: NDArray[np.int64]
+    start: NDArray[np.int64]
+    end: NDArray[np.int64]
+
+    def any(self, mask: np.ndarray) -> NDArray[np.bool_]:
+        """Return for each stretch whether the mask ``(time, components)`` is True at any of its steps."""
+        n_steps, n_components = mask.shape
+        before = np.zeros(n_steps * n_components + 1, dtype=np.int64)
+        np.cumsum(mask.T.ravel(), out=before[1:])
+        first = self.component * n_steps
+        return before[first + self.end] > before[first + self.start]
+
+    def spread(self, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Return ``(time, components)`` with a value of each stretch at its steps, 0 elsewhere."""
+        n_steps, n_components = shape
+        lengths = self.end - self.start
+        first = self.component * n_steps + self.start
+        # the steps of all stretches, counted through the components one after another
+        steps = np.repeat(first - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths) + np.arange(lengths.sum())
+        out = np.zeros(n_steps * n_components, dtype=np.asarray(values).dtype)
+        out[steps] = np.repeat(values, lengths)
+        return out.reshape(n_components, n_steps).T
+
+
+def runs(mask: np.ndarray) -> Runs:
+    """Return the stretches of ``(time, components)`` that are True."""
+    padded = np.zeros((mask.shape[1], len(mask) + 1), dtype=np.int8)
+    padded[:, :-1] = mask.T
+    edges = np.flatnonzero(np.diff(padded.ravel(), prepend=np.int8(0)))
+    component, start = np.divmod(edges[::2], len(mask) + 1)
+    return Runs(component, start, edges[1::2] - component * (len(mask) + 1))
+
+
 def gap_lengths(missing: np.ndarray) -> NDArray[np.int64]:
     """Return for each missing value of ``(time, components)`` the length of its gap in steps, 0 where observed."""
-    lengths = np.zeros(missing.shape, dtype=np.int64)
-    for component, column in enumerate(missing.T):
-        for start, end in gaps(column):
-            lengths[start:end, component] = end - start
-    return lengths
+    found = runs(missing)
+    return found.spread(found.end - found.start, missing.shape)
 
 
 def whole_gaps(missing: np.ndarray, wanted: np.ndarray) -> NDArray[np.bool_]:
     """Return ``(time, components)``, True at all steps of the gaps that something is wanted of."""
-    whole = np.zeros_like(missing)
-    for component, column in enumerate(missing.T):
-        for start, end in gaps(column):
-            whole[start:end, component] = wanted[start:end, component].any()
-    return whole
+    found = runs(missing)
+    return found.spread(found.any(wanted), missing.shape)
 
 
 def gaps(missing: np.ndarray) -> NDArray[np.int64]:

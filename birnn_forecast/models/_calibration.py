@@ -1,186 +1,294 @@
-"""How far to trust a network's estimates of a series: as far as they beat interpolation on that very series.
+"""How far to trust a network's estimates of a series: as far as they beat simple ones on that very series.
 
-Further values of the series are hidden, in the pattern of its own gaps, and estimated as if they were missing; the
-mixture of the network and of interpolations that does best there is applied to the gaps. The truth is what was
-observed, so that nothing else is needed, and a series unlike those of training is noticed.
+Further values of the series are hidden, in gaps like its own, and estimated as if they were missing, by the network (by
+the same estimator that fills the gaps) and by simple means. First a mixture of simple estimates is found for each class
+of gaps; then the network, and single interpolations, may take its place as far as they are sure to do better. The truth
+is what was observed, so that nothing else is needed, and a series unlike those of training is noticed.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from birnn_forecast.data.windows import gap_lengths, gaps
-from birnn_forecast.masks import by_phase, by_time, interpolate, interpolate_seasonal, level_and_scale, observed_mask
+from birnn_forecast.data.windows import runs
+from birnn_forecast.masks import level_and_scale
 from birnn_forecast.models._impute import Source
 from birnn_forecast.models._module import GapAwareModule
 from birnn_forecast.models._raw import central_value, moved_to
+from birnn_forecast.models._simple import LINEAR, SimpleEstimates
+from birnn_forecast.models._trials import N_CLASSES, Trial, gap_classes, trials_of
 
-# gaps are told apart by their length in steps, up to these and above; with fewer values than that in one, all are one
-LENGTHS = (2, 6, 24)
-ENOUGH, AT_MOST = 50, 20_000
-# values to hide of all observed ones (at least a tenth, at most a quarter of them), and outages
-MANY, OUTAGES = 500, 50
-# shares of the series by which gaps are moved
-SHIFTS = (0.5, 0.37, 0.62, 0.21, 0.79, 0.29, 0.71, 0.13, 0.87)
-# an estimate with more than so many times the error of the best takes no part: what it adds is noise
+# values of a class that are looked at, at most
+AT_MOST = 20_000
+# an estimate with more than so many times the error of the best takes no part in the mixture: what it adds is noise
 TOO_FAR = 1.5
 # each round gives one part of the mixture to the estimate that improves it most
 ROUNDS = 20
-# days of a week, hours' season being a day; harmless elsewhere
-SEASONS_OF_SEASONS = 7
+# the mixture with the network replaces the simple one in full if its gain is so many standard errors, not at all at
+# the first; and outages that are worth half of that trust
+DOUBTFUL, SURE = 0.5, 1.5
+HALF_TRUSTED = 3.0
+# errors below this share of a component's scale are as good as none
+NO_ERROR = 1e-4
 
 
-def trial_of(source: Source) -> Source:
-    """Return the source with gaps transplanted to where it is observed, what they hide being wanted."""
-    hidden = transplanted(np.isnan(source.target)) if source.wanted.any() else np.zeros_like(source.wanted)
-    return replace(source, target=np.where(hidden, np.nan, source.target), wanted=hidden)
+class Evidence(NamedTuple):
+    """What was hidden in all trials of a series, one value after another.
+
+    Attributes
+    ----------
+    truth
+        The values ``(values,)``.
+    component, number
+        Which component a value is of, and the class of its gap, in the trial.
+    outage
+        A number for each stretch of hidden steps: the same in several components, or trials, is one.
+    simple
+        The simple estimates ``(n, values)``.
+    network
+        The network's ``(values,)``.
+    """
+
+    truth: np.ndarray
+    component: np.ndarray
+    number: np.ndarray
+    outage: np.ndarray
+    simple: np.ndarray
+    network: np.ndarray
+
+    def of(self, chosen: np.ndarray) -> "Evidence":
+        """Return the part of it at some of the values."""
+        return Evidence(*(part[..., chosen] for part in self))
+
+
+def trial_sources(source: Source) -> tuple[list[Trial], list[Source]]:
+    """Return trials of a series, and a source for each, what it hides being wanted."""
+    trials = trials_of(np.isnan(source.target)) if source.wanted.any() else []
+    return trials, [_source_of(source, trial) for trial in trials]
+
+
+def _source_of(source: Source, trial: Trial) -> Source:
+    span = slice(trial.start, trial.stop)
+    past, future = (
+        None if values is None else values[span] for values in (source.past_covariates, source.future_covariates)
+    )
+    target = np.where(trial.hidden, np.nan, source.target[span])
+    return replace(source, target=target, wanted=trial.hidden, past_covariates=past, future_covariates=future)
 
 
 def calibrated(
     module: GapAwareModule,
     source: Source,
-    trial: Source,
+    trials: Sequence[Trial],
     raw: np.ndarray,
-    trial_raw: np.ndarray,
-    season_length: int | None,
+    trial_raws: Sequence[np.ndarray],
+    seasons: Sequence[int],
 ) -> np.ndarray:
-    """Return the raw parameters with locations moved to the mixture with interpolations that is best on the trial.
+    """Return the raw parameters with locations moved to the mixture with simple estimates that is best on the trials.
 
     Parameters
     ----------
     module
-        The fitted module. One whose components do not see each other has a mixture for each.
-    source, trial
-        The series, and the same with the values of :func:`trial_of` hidden.
-    raw, trial_raw
-        The module's raw parameters ``(time, components, parameters)`` of what each wants.
-    season_length
-        Steps of a season, or None.
+        The fitted module. One whose components see each other has one mixture of network and simple estimates for all.
+    source
+        The series.
+    trials
+        Its trials, of :func:`trial_sources`.
+    raw, trial_raws
+        The module's raw parameters ``(time, components, parameters)`` of what is wanted of the series, and of what is
+        hidden in each trial.
+    seasons
+        Steps of the seasons.
     """
-    estimate, guess = central_value(raw, module), central_value(trial_raw, module)
-    before, after = references(trial.target, season_length), references(source.target, season_length)
-    scale = level_and_scale(source.target.astype(np.float64))[1].numpy()  # components of different units have equal say
-    everything = [slice(None)]
-    center = estimate.copy()
-    for c in everything if module.network.mixes_components else [slice(i, i + 1) for i in range(len(scale))]:
-        missing = np.isnan(trial.target[:, c]), np.isnan(source.target[:, c])
-        guesses = np.concatenate([guess[None, :, c], before[:, :, c]]) / scale[c]
-        shares = best_mixtures(source.target[:, c] / scale[c], trial.wanted[:, c], missing[0], guesses)
-        center[:, c] = mixed(shares, missing[1], np.concatenate([estimate[None, :, c], after[:, :, c]]))
-    # nothing to interpolate in a component without observations
-    moved = source.wanted & ~np.isnan(source.target).all(axis=0)
-    return moved_to(raw, np.where(moved, center, np.nan), module)
+    moved = source.wanted & ~np.isnan(source.target).all(axis=0)  # nothing to go by in a component never observed
+    if not moved.any():
+        return raw
+    # components of different units have equal say
+    level, scale = (part.numpy() for part in level_and_scale(source.target.astype(np.float64)))
+    target = (source.target - level) / scale
+    simple = SimpleEstimates(target, seasons)
+    found = None
+    if trials:
+        guesses = [(central_value(one, module)[t.hidden], t) for one, t in zip(trial_raws, trials, strict=True)]
+        found = evidence(target, simple, guesses, level, scale)
+    steps, component = np.nonzero(moved)
+    number = gap_classes(np.isnan(target))[moved]
+    prior = simple.log_prior()
+    weights = simple_weights(found, prior)  # (component, class, n)
+    blend = _mixed(weights, simple, moved, component, number)
+    center = np.full(moved.shape, np.nan)
+    center[moved] = blend
+    if found is not None:
+        before = np.einsum("vn,nv->v", weights[found.component, found.number], found.simple)
+        choices = [LINEAR, *(i for i in simple.interpolations() if i != LINEAR)]
+        network = ((central_value(raw, module) - level) / scale)[moved]
+        # a network may have nothing to say of a component of which a trial hides all
+        network = np.where(np.isnan(network), blend, network)
+        groups = [np.arange(len(scale))] if module.network.mixes_components else np.arange(len(scale))[:, None]
+        candidates = np.stack([network, blend, *simple.at(moved, choices)])
+        guess = np.where(np.isnan(found.network), before, found.network)
+        tried = np.concatenate([[guess, before], found.simple[choices]])
+        for group in groups:
+            here, there = np.isin(component, group), np.isin(found.component, group)
+            if not there.any() or not here.any():
+                continue
+            shares = network_shares(found.of(there), tried[:, there])
+            center[steps[here], component[here]] = np.einsum("vn,nv->v", shares[number[here]], candidates[:, here])
+    return moved_to(raw, np.where(moved, center * scale + level, np.nan), module)
 
 
-def transplanted(missing: np.ndarray) -> np.ndarray:
-    """Return the gaps of ``(time, components)`` moved to where values are observed, False where nothing is hidden.
-
-    Class by class of lengths, the longest first, all are moved together, and around the end, by one distance after
-    another, until there is enough to tell by, but no more than half of a component: what comes after is left alone. Of
-    many gaps only some are taken, so that the series is left much as it is.
-    """
-    hidden = np.zeros_like(missing)
-    observed = (~missing).sum(axis=0)
-    counts = _counts(missing, missing)
-    for number in np.flatnonzero(counts)[::-1]:
-        one_class = missing & (gap_classes(missing) == number)
-        outages = len({start for column in one_class.T for start, _ in gaps(column)})
-        share_of_class = counts[number] / counts.sum()
-        most, least = observed.sum() / 4 * share_of_class, max(observed.sum() / 10, MANY) * share_of_class
-        wanted = max(min(max(least, OUTAGES * counts[number] / outages), most), 2 * ENOUGH)
-        for seed, part in enumerate(SHIFTS):
-            lacking = wanted - _counts(hidden, hidden | missing)[number]
-            if lacking <= 0.2 * wanted:
-                break
-            moved = np.roll(missing, max(int(part * len(missing)), 1), axis=0)
-            moved &= gap_classes(moved) == number
-            share = lacking / max((moved & ~missing).sum(), 1)
-            # gaps that start together are one outage: taken or left together
-            taken = np.random.default_rng(seed).random(len(missing)) < share
-            for component, column in enumerate(moved.T):
-                for start, end in gaps(column):
-                    # side by side, two would be one longer gap
-                    if taken[start] and not hidden[max(start - 1, 0) : end + 1, component].any():
-                        hidden[start:end, component] = True
-            hidden &= ~missing
-            hidden &= hidden.cumsum(axis=0) <= observed // 2
-    return hidden
+def evidence(
+    target: np.ndarray,
+    simple: SimpleEstimates,
+    guesses: Sequence[tuple[np.ndarray, Trial]],
+    level: np.ndarray,
+    scale: np.ndarray,
+) -> Evidence:
+    """Return what was hidden in the trials, and what simple estimates and the network made of it."""
+    parts = []
+    for guess, trial in guesses:
+        values = target[trial.start : trial.stop]
+        visible = np.where(trial.hidden, np.nan, values)
+        component = np.nonzero(trial.hidden)[1]
+        stretches = runs(trial.hidden)
+        first, last = stretches.start + trial.start, stretches.end + trial.start
+        parts.append(
+            Evidence(
+                truth=values[trial.hidden],
+                component=component,
+                number=gap_classes(np.isnan(visible))[trial.hidden],
+                outage=stretches.spread(first * (len(target) + 1) + last, trial.hidden.shape)[trial.hidden],
+                simple=simple.again(visible, trial.hidden),
+                network=(guess - level[component]) / scale[component],
+            )
+        )
+    return Evidence(*(np.concatenate(part, axis=-1) for part in zip(*parts, strict=True)))
 
 
-def _counts(values: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """Return the number of `values` in gaps of each class."""
-    return np.bincount(gap_classes(missing)[values], minlength=len(LENGTHS) + 1)
+def simple_weights(found: Evidence | None, log_prior: np.ndarray) -> np.ndarray:
+    """Return the weights ``(components, classes, n)`` of simple estimates in each class of gaps.
 
-
-def references(values: np.ndarray, season_length: int | None) -> np.ndarray:
-    """Return interpolations of the whole series, ``(n, time, components)``.
-
-    Linear over time; with a season also the phases' means plus the interpolated rest, and each phase by itself, both
-    along the season and along seven of them (a week of days) if the series holds three times that. A component without
-    any observation is 0.
-    """
-    x = torch.as_tensor(values, dtype=torch.float64)[None]
-    observed = observed_mask(x)
-    linear = interpolate(x, observed)
-    found = [linear]
-    season = season_length or len(values)
-    for length in (season, SEASONS_OF_SEASONS * season):
-        if len(values) < 2 * length or (length > season and len(values) < 3 * length):
-            break
-        found.append(interpolate_seasonal(x, observed, length))
-        phases, seen = by_phase(torch.nan_to_num(x), length), by_phase(observed, length)
-        known = by_time(seen.any(dim=1, keepdim=True).expand_as(seen), length, len(values))
-        found.append(torch.where(known, by_time(interpolate(phases, seen), length, len(values)), linear))
-    return torch.cat(found).numpy()
-
-
-def gap_classes(missing: np.ndarray) -> np.ndarray:
-    """Return the class of the gap that each missing value is in."""
-    return np.digitize(gap_lengths(missing), LENGTHS, right=True)
-
-
-def best_mixtures(truth: np.ndarray, hidden: np.ndarray, missing: np.ndarray, estimates: np.ndarray) -> np.ndarray:
-    """Return the shares ``(class, n)`` of estimates in the mixture with the least absolute errors, class by class.
-
-    The first estimate is the network's; where there is too little to tell by, it has all. A class with too little has
-    the shares of the nearest one with enough, of two the longer.
+    They are those of Bayesian model averaging, errors having a Laplace distribution of unknown scale: the prior times
+    the mean absolute error to the power of minus the number of outages. A class without any evidence has that of the
+    nearest one with some, of two the longer.
 
     Parameters
     ----------
-    truth
-        ``(time, components)``; what counts is where `hidden`.
-    hidden, missing
-        What was hidden, and what was missing then (the hidden ones included).
+    found
+        The evidence, or None.
+    log_prior
+        ``(components, n)``.
+
+    References
+    ----------
+    J. A. Hoeting et al., "Bayesian Model Averaging: A Tutorial", Statistical Science 1999,
+    https://doi.org/10.1214/ss/1009212519.
+    """
+    linear = np.zeros(log_prior.shape[1])
+    linear[LINEAR] = 1.0
+    weights = np.tile(linear, (len(log_prior), N_CLASSES, 1))
+    if found is None:
+        return weights
+    for component in np.unique(found.component):
+        own = found.of(found.component == component)
+        for number, part in _nearest_parts(own):
+            log_weight = log_prior[component] - _losses(part)
+            weight = np.exp(log_weight - log_weight.max())
+            weight[weight < 1e-3 * weight.sum()] = 0.0
+            weights[component, number] = weight / weight.sum()
+    return weights
+
+
+def _losses(part: Evidence) -> np.ndarray:
+    """Return for each simple estimate what it loses against linear interpolation: the logarithm of a likelihood.
+
+    Only values count for which it is another one: a phase that was never observed says nothing about the season.
+    """
+    errors = np.abs(part.simple - part.truth)
+    other = np.abs(part.simple - part.simple[LINEAR]) > 1e-9
+    all_outages = len(np.unique(part.outage))
+    losses = np.zeros(len(errors))
+    for i in np.flatnonzero(other.any(axis=1)):
+        values = other[i]
+        outages = all_outages if values.all() else len(np.unique(part.outage[values]))
+        ratio = (errors[i, values].mean() + NO_ERROR) / (errors[LINEAR, values].mean() + NO_ERROR)
+        losses[i] = outages * np.log(ratio)
+    return losses
+
+
+def _nearest_parts(found: Evidence) -> list[tuple[int, Evidence]]:
+    """Return for each class the evidence of the nearest one that has some, of two the longer."""
+    known = np.unique(found.number).tolist()
+    parts = {number: found.of(np.flatnonzero(found.number == number)) for number in known}
+    for number, part in parts.items():
+        parts[number] = part.of(np.arange(len(part.truth))[:: -(-len(part.truth) // AT_MOST)])
+    return [(i, parts[min(known, key=lambda other: (abs(other - i), -other))]) for i in range(N_CLASSES)]
+
+
+def network_shares(found: Evidence, estimates: np.ndarray) -> np.ndarray:
+    """Return the shares ``(classes, n)`` of network, simple mixture and interpolations in each class of gaps.
+
+    The mixture of them that has the least absolute errors is found greedily. It replaces the simple one as far as it is
+    sure to be better: by the standard error of its gain, outage by outage, and by their number.
+
+    Parameters
+    ----------
+    found
+        The evidence.
     estimates
-        ``(n, time, components)``.
+        ``(n, values)``: the network's, the simple mixture, others.
 
     References
     ----------
     R. Caruana et al., "Ensemble Selection from Libraries of Models", ICML 2004,
     https://doi.org/10.1145/1015330.1015432 (greedy, with replacement).
     """
-    classes = gap_classes(missing)
-    shares = np.zeros((len(LENGTHS) + 1, len(estimates)))
-    shares[:, 0] = 1.0
-    known = [number for number in range(len(shares)) if (hidden & (classes == number)).sum() >= ENOUGH]
-    for number in known:
-        where = hidden & (classes == number)
-        every = -(-int(where.sum()) // AT_MOST)
-        y, guesses = truth[where][::every], estimates[:, where][:, ::every]
-        alone = np.abs(guesses - y).mean(axis=1)
-        able = np.flatnonzero(alone <= TOO_FAR * alone.min())
-        picks, total = np.zeros(len(estimates)), np.zeros_like(y)
-        for size in range(1, ROUNDS + 1):
-            # of equals, the first: the network
-            best = able[np.abs((total + guesses[able]) / size - y).mean(axis=1).argmin()]
-            picks[best] += 1
-            total = total + guesses[best]
-        shares[number] = picks / ROUNDS
-    nearest = [min(known, key=lambda other: (abs(other - i), -other), default=i) for i in range(len(shares))]
-    return shares[nearest]
+    simple = np.zeros(len(estimates))
+    simple[1] = 1.0
+    shares = np.zeros((N_CLASSES, len(estimates)))
+    done: dict[int, np.ndarray] = {}
+    for number, part in _nearest_parts(found._replace(simple=estimates)):
+        if id(part) not in done:
+            greedy = greedy_shares(part.truth, part.simple)
+            gain = np.abs(part.simple[1] - part.truth) - np.abs(greedy @ part.simple - part.truth)
+            done[id(part)] = simple + trust(gain, part.outage) * (greedy - simple)
+        shares[number] = done[id(part)]
+    return shares
 
 
-def mixed(shares: np.ndarray, missing: np.ndarray, estimates: np.ndarray) -> np.ndarray:
-    """Return the mixture ``(time, components)`` of estimates ``(n, time, components)``, each value by its gap."""
-    return np.einsum("tcn,ntc->tc", shares[gap_classes(missing)], estimates)
+def greedy_shares(truth: np.ndarray, estimates: np.ndarray) -> np.ndarray:
+    """Return the shares ``(n,)`` of estimates ``(n, values)`` in the mixture with the least absolute errors."""
+    alone = np.abs(estimates - truth).mean(axis=1)
+    able = np.flatnonzero(alone <= TOO_FAR * alone.min())
+    picks, total = np.zeros(len(estimates)), np.zeros_like(truth)
+    for size in range(1, ROUNDS + 1):
+        best = able[np.abs((total + estimates[able]) / size - truth).mean(axis=1).argmin()]
+        picks[best] += 1
+        total = total + estimates[best]
+    return picks / ROUNDS
+
+
+def trust(gain: np.ndarray, outage: np.ndarray) -> float:
+    """Return how far a gain is to be believed, between 0 and 1."""
+    _, which = np.unique(outage, return_inverse=True)
+    gains = np.bincount(which, weights=gain)
+    number = len(gains)
+    error = np.sqrt(((gains - gains.mean()) ** 2).sum())
+    if gains.sum() <= 0:
+        return 0.0
+    sure = (gains.sum() - DOUBTFUL * error) / max((SURE - DOUBTFUL) * error, 1e-12)
+    return float(np.clip(sure, 0.0, 1.0) * number / (number + HALF_TRUSTED))
+
+
+def _mixed(
+    weights: np.ndarray, simple: SimpleEstimates, where: np.ndarray, component: np.ndarray, number: np.ndarray
+) -> np.ndarray:
+    """Return the mixture ``(values,)`` of simple estimates where it is asked for."""
+    pairs = np.unique(component * N_CLASSES + number)
+    chosen = np.flatnonzero(weights.reshape(-1, weights.shape[2])[pairs].any(axis=0)).tolist()
+    out = np.zeros(len(component))
+    for i, estimate in zip(chosen, simple.at(where, chosen), strict=True):
+        out += weights[component, number, i] * estimate
+    return out

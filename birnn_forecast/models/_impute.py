@@ -24,7 +24,7 @@ from birnn_forecast.data.windows import (
 )
 from birnn_forecast.masks import interpolate, interpolate_seasonal, next_observed, observed_mask, previous_observed
 from birnn_forecast.models._module import GapAwareModule
-from birnn_forecast.models._raw import central_value, moved_to
+from birnn_forecast.models._raw import as_measured, as_raw, central_value, moved_to
 from birnn_forecast.models._views import Views
 
 
@@ -146,7 +146,7 @@ class WindowEstimator:
         """Return raw parameters ``(time, components, parameters)`` in each series' unit, NaN where none are wanted."""
         guides = self._guides(sources, stride)
         jobs = [Job(i, start) for i, source in enumerate(sources) for start in self._starts(source, stride)]
-        views = [Views(source.target, self.length, self.n_parameters, self._informed(source)) for source in sources]
+        views = [Views(source.target, self.length, self.module, self._informed(source)) for source in sources]
         shown = [Shown(source, self.length) for source in sources]
         for batch, raw, steps in self._run(sources, jobs, guides, shown):
             for job, estimate, (before, after) in zip(batch, raw, steps, strict=True):
@@ -154,7 +154,7 @@ class WindowEstimator:
                 estimate = self._follow_guide(estimate, unseen, sources[job.source], guides[job.source], job.start)
                 views[job.source].add(job.start, estimate, before, after)
         return [
-            _only(view.settled(guide, self.module), source.wanted)
+            _only(view.settled(guide), source.wanted)
             for view, guide, source in zip(views, guides, sources, strict=True)
         ]
 
@@ -240,8 +240,8 @@ class WindowEstimator:
         shape = np.repeat(triangle(self.length)[:, None], source.target.shape[1], axis=1)
         for batch, raw, _ in self._run([blind], jobs, [None], [Shown(source, self.length, "level")]):
             for job, estimate in zip(batch, raw, strict=True):
-                blend.add(job.start, estimate, shape)
-        central = central_value(blend.mean(), self.module)
+                blend.add(job.start, as_measured(estimate, self.module), shape)
+        central = central_value(as_raw(blend.mean(), self.module), self.module)
         return np.where(wanted, central, np.nan)
 
     def _bridge(self, values: np.ndarray) -> np.ndarray:

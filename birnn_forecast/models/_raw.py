@@ -47,6 +47,26 @@ def moved_to(raw: np.ndarray, center: np.ndarray, module: GapAwareModule) -> np.
     return raw + np.nan_to_num(shift)[..., None] * locations
 
 
+# raw parameters that become positive by a softplus, and are measured in the unit of the series or its inverse
+POSITIVE = ("scale", "level", "rate")
+
+
+def as_measured(raw: np.ndarray, module: GapAwareModule) -> np.ndarray:
+    """Return parameters whose means over windows do not depend on the unit: scales and levels themselves."""
+    positive = [role in POSITIVE for role in module.roles]
+    if not any(positive):
+        return raw
+    return np.where(positive, np.logaddexp(0.0, raw), raw)
+
+
+def as_raw(measured: np.ndarray, module: GapAwareModule) -> np.ndarray:
+    """Undo :func:`as_measured`."""
+    positive = [role in POSITIVE for role in module.roles]
+    if not any(positive):
+        return measured
+    return np.where(positive, inverse_softplus(torch.as_tensor(measured)).numpy(), measured)
+
+
 def draw_samples(raw: np.ndarray, likelihood: TorchLikelihood, n: int) -> np.ndarray:
     """Return `n` samples ``(time, components, n)`` of the distributions, NaN where there are no parameters."""
     known = ~np.isnan(raw).any(axis=-1)

@@ -6,7 +6,7 @@ import torch
 from birnn_forecast.data.windows import Blend, spannable, triangle
 from birnn_forecast.masks import next_observed, previous_observed
 from birnn_forecast.models._module import GapAwareModule
-from birnn_forecast.models._raw import central_value, moved_to
+from birnn_forecast.models._raw import as_measured, as_raw, central_value, moved_to
 
 
 class Views:
@@ -23,14 +23,15 @@ class Views:
         The series ``(time, components)``, NaN where missing.
     length
         Steps of a window.
-    n_parameters
-        Raw parameters of a value.
+    module
+        Whose raw parameters these are.
     informed
         ``(time, components)``, True where the network knows of something else at that time than the component itself.
     """
 
-    def __init__(self, target: np.ndarray, length: int, n_parameters: int, informed: np.ndarray):
-        self.length, self.shape, self.informed = length, (*target.shape, n_parameters), informed
+    def __init__(self, target: np.ndarray, length: int, module: GapAwareModule, informed: np.ndarray):
+        self.length, self.module, self.informed = length, module, informed
+        self.shape = (*target.shape, len(module.roles))
         observed = torch.as_tensor(~np.isnan(target))[None]
         steps = np.arange(len(target))[:, None]
         before, after = previous_observed(observed)[0].numpy(), next_observed(observed)[0].numpy()
@@ -46,6 +47,7 @@ class Views:
         All are ``(time, components, ...)``.
         """
         shape = triangle(self.length)[:, None]
+        estimate = as_measured(estimate, self.module)
         self._add("both", start, estimate, shape * ((before >= 0) & (after >= 0)))
         ahead = max(-start, 0)
         is_open = np.zeros(before.shape, dtype=bool)
@@ -57,19 +59,25 @@ class Views:
 
     def _add(self, name: str, start: int, estimate: np.ndarray, weight: np.ndarray) -> None:
         if weight.any():
-            self.blends.setdefault(name, Blend(self.shape)).add(start, estimate, weight)
+            # a blend is as long as the series: made once, when it is first needed
+            if name not in self.blends:
+                self.blends[name] = Blend(self.shape)
+            self.blends[name].add(start, estimate, weight)
 
     def _mean(self, name: str) -> np.ndarray:
         return self.blends[name].mean() if name in self.blends else np.full(self.shape, np.nan)
 
-    def settled(self, guide: np.ndarray | None, module: GapAwareModule) -> np.ndarray:
+    def _center(self, measured: np.ndarray) -> np.ndarray:
+        return central_value(as_raw(measured, self.module), self.module)
+
+    def settled(self, guide: np.ndarray | None) -> np.ndarray:
         """Return the raw parameters ``(time, components, parameters)``; `guide` interpolates the whole series."""
-        raw = self._mean("both")
+        raw = as_raw(self._mean("both"), self.module)
         if not self.open.any():
             return raw
         rest = self.open & np.isnan(raw).all(axis=-1)
         neither = self._mean("neither")
-        aim = central_value(neither, module)
+        aim = self._center(neither)
         if guide is not None:
             aim = np.where(np.isnan(aim), guide, aim)
         sides = [self._mean("before"), self._mean("after")]
@@ -85,7 +93,7 @@ class Views:
         center, spread = np.zeros(self.shape[:2]), np.zeros(self.shape)
         for side, weight, has_said, share in zip(sides, near, said, trust, strict=True):
             share = np.where(has_said, np.where(alone | self.informed, 1.0, share), 0.0)
-            own = np.where(has_said, central_value(side, module), 0.0)
+            own = np.where(has_said, self._center(side), 0.0)
             center += weight * (share * own + (1 - share) * np.where(np.isnan(aim), own, aim))
             spread += np.where(has_said[..., None], side, 0.0) * weight[..., None]
         weight = near[0] + near[1]
@@ -93,8 +101,8 @@ class Views:
             center = np.where(weight > 0, center / weight, aim)
             shares = near[0] * said[0] + near[1] * said[1]
             spread = np.where((shares > 0)[..., None], spread / shares[..., None], neither)
-        spread = _carried(spread)
-        return np.where(rest[..., None], moved_to(spread, np.where(rest, center, np.nan), module), raw)
+        spread = as_raw(_carried(spread), self.module)
+        return np.where(rest[..., None], moved_to(spread, np.where(rest, center, np.nan), self.module), raw)
 
 
 def _carried(raw: np.ndarray) -> np.ndarray:

@@ -14,8 +14,8 @@ from darts.utils.likelihood_models import GaussianLikelihood, QuantileRegression
 from birnn_forecast import BiGRUModel, GRINModel, URNNModel
 from birnn_forecast.data.windows import gap_lengths
 from birnn_forecast.masks import interpolate, interpolate_seasonal, observed_mask
-from birnn_forecast.models._calibration import transplanted
 from birnn_forecast.models._impute import Source, passes
+from birnn_forecast.models._trials import trials_of
 from tests.conftest import make_model, make_series, quiet_trainer
 from tests.models.contract_helpers import FUTURE, PAST, Recorder, add, assert_same, change, differs, fitted
 from tests.models.test_likelihoods import LIKELIHOODS, domain, series_for
@@ -297,8 +297,7 @@ def test_a_long_gap_among_many_short_ones_is_calibrated_on_long_ones():
     rng = np.random.default_rng(0)
     missing = rng.random((400, 1)) < 0.1
     missing[200:226] = True
-    hidden = transplanted(missing)
-    lengths = gap_lengths(hidden | missing)[hidden]
+    lengths = np.concatenate([gap_lengths(one.hidden | missing)[one.hidden] for one in trials_of(missing)])
     assert (lengths >= 26).sum() >= 50
     assert (lengths <= 2).sum() >= 10
 
@@ -352,7 +351,7 @@ def test_nothing_observed_at_all(model_class, length):
 def test_stride(model_class):
     model = shared(model_class)
     series = gappy(missing=0.4)
-    fine, coarse = model.impute(series, stride=1), model.impute(series, stride=WINDOW)
+    fine, coarse = (model.impute(series, stride=stride, calibrate=False) for stride in (1, WINDOW))
     assert np.abs(fine.values() - coarse.values()).max() < 15
     assert differs(fine, coarse)  # windows overlap, and have a say
     assert_same(model.impute(series), model.impute(series, stride=6))  # half of the window
@@ -505,8 +504,8 @@ def test_static_covariates(model_class):
     series = make_series(60, 2, missing=0.2)
     table = pd.DataFrame({"a": [1.0, -1.0], "b": [0.0, 2.0]}, dtype=np.float32)
     model = fitted(model_class, series.with_static_covariates(table))
-    full = model.impute()
-    assert differs(model.impute(series.with_static_covariates(table + 1)), full)
+    full = model.impute(calibrate=False)
+    assert differs(model.impute(series.with_static_covariates(table + 1), calibrate=False), full)
     for wrong in (series, series.with_static_covariates(table[["a"]])):
         with pytest.raises(ValueError, match="`series` must have static covariates as in training, 2 x 2 of them"):
             model.impute(wrong)
@@ -927,13 +926,13 @@ def test_imputing_leaves_the_model_as_it_was(model_class, monkeypatch):
 @both_networks
 def test_training_goes_on_after_imputing(model_class, tmp_path):
     model, series = fitted(model_class, gappy()), gappy()
-    full = model.impute()
+    full = model.impute(calibrate=False)
     model.save(str(tmp_path / "model.pt"))
     loaded = model_class.load(str(tmp_path / "model.pt"))
     for one in (model, loaded):
-        assert_same(one.impute(series), full)
+        assert_same(one.impute(series, calibrate=False), full)
         one.fit(series, epochs=1)  # warns, had `impute` left something in evaluation mode
-        assert differs(one.impute(series), full)
+        assert differs(one.impute(series, calibrate=False), full)
 
 
 # Forward
