@@ -80,8 +80,7 @@ class _Movable:
 class TrainingBatch(_Movable, TorchTrainingBatch):
     """Darts' batch for training, and what the series of its windows have shown.
 
-    ``history`` is ``(batch, 5, components)``: mean and scale of the series, overall and lately, and the number of its
-    values.
+    ``history`` is ``(batch, 4, components)``: mean and scale of the series, overall and lately.
     """
 
     history: Tensor | None = None
@@ -404,7 +403,7 @@ class _Shown:
         self.histories: dict[int, History] = {}
 
     def whole(self, numbers: Integers) -> Tensor | None:
-        """Return ``(series, 5, components)`` over all values, lately being the same; None if components differ."""
+        """Return ``(series, 4, components)`` over all values, lately being the same; None if components differ."""
         for number in {*numbers.tolist()} - self.found.keys():
             weight = None if self.weight is None else self.weight[number]
             found = completed_moments(counted_values(self.series[number], weight))
@@ -415,7 +414,7 @@ class _Shown:
         return torch.from_numpy(np.stack(rows))
 
     def until(self, numbers: Integers, ends: Integers, fills_dead: bool) -> Tensor:
-        """Return ``(windows, 5, components)`` over the values before `ends`.
+        """Return ``(windows, 4, components)`` over the values before `ends`.
 
         `fills_dead`: a component without any gets what the others have in common.
         """
@@ -451,14 +450,11 @@ class Asked(NamedTuple):
     ----------
     orders
         For each series its :class:`Order`, or None for series that are in order.
-    always_history
-        Whether each window needs to know what its series has shown, not just those that show too little themselves.
     fills_dead
         Whether a component that has never shown a value is estimated from what the others have in common.
     """
 
     orders: list[Order | None] | None = None
-    always_history: bool = True
     fills_dead: bool = False
 
 
@@ -674,11 +670,8 @@ class InferenceBatches(TorchInferenceDataset):
 
     def _history(self, past_target: Tensor, series: Integers, end: Integers) -> Tensor | None:
         """Return what the series have shown, if it is needed: by some window that shows less than two values."""
-        if not self.asked.always_history:
-            few = torch.isnan(past_target).sum(dim=1) > past_target.shape[1] - 2
-            if not bool(few.any()):
-                return None
-        return self.shown.until(series, end, self.asked.fills_dead)
+        few = torch.isnan(past_target).sum(dim=1) > past_target.shape[1] - 2
+        return self.shown.until(series, end, self.asked.fills_dead) if bool(few.any()) else None
 
     def _label(self, number: int) -> _Label:
         if number not in self.labels:

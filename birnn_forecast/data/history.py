@@ -17,14 +17,10 @@ FEWEST = 10
 
 
 class Moments(NamedTuple):
-    """Mean and standard deviation of what was observed, NaN where that is nothing; in the unit of the series.
-
-    And how many values that is.
-    """
+    """Mean and standard deviation of what was observed, NaN where that is nothing; in the unit of the series."""
 
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
-    number: NDArray[np.float64]
 
 
 class History:
@@ -100,7 +96,7 @@ class _Sums(NamedTuple):
         total, squares = (np.concatenate([[0.0], np.cumsum(each)]) for each in (x, np.square(x)))
         return cls(steps, float(center), total, squares, float(np.finfo(column.dtype).eps))
 
-    def moments(self, ends: NDArray[np.int64], recent: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def moments(self, ends: NDArray[np.int64], recent: int | None) -> tuple[np.ndarray, np.ndarray]:
         last = np.searchsorted(self.steps, ends)
         first = np.zeros_like(last) if recent is None else np.maximum(last - recent, 0)
         count = np.where(last > first, last - first, np.nan)
@@ -110,7 +106,7 @@ class _Sums(NamedTuple):
         # the difference of large sums may be nothing but their rounding
         rounding = 1e-14 * (self.squares[last] / count + np.square(mean))
         variance = np.where(variance > rounding, variance, 0.0)
-        return self.center + mean, _scale(self.center + mean, variance, self.eps), (last - first).astype(np.float64)
+        return self.center + mean, _scale(self.center + mean, variance, self.eps)
 
 
 def moments(values: np.ndarray) -> Moments:
@@ -132,7 +128,7 @@ def moments(values: np.ndarray) -> Moments:
     nothing = count == 0
     variance = squares / np.maximum(count, 1)
     mean = np.where(nothing, np.nan, mean)
-    return Moments(mean, _scale(mean, variance, float(np.finfo(values.dtype).eps)), count)
+    return Moments(mean, _scale(mean, variance, float(np.finfo(values.dtype).eps)))
 
 
 def completed_moments(values: np.ndarray) -> Moments:
@@ -173,7 +169,7 @@ def completed_moments(values: np.ndarray) -> Moments:
         mean[c] += unit[c] * slope * (u.mean() - shared.mean())
         change = 1 + slope**2 * (u.var() - spread) / spread_own
         scale[c] *= np.sqrt(np.clip(change, 0.25, 4.0))
-    return Moments(mean, scale, found.number)
+    return Moments(mean, scale)
 
 
 def _scale(mean: np.ndarray, variance: np.ndarray, eps: float) -> np.ndarray:
@@ -184,8 +180,8 @@ def _scale(mean: np.ndarray, variance: np.ndarray, eps: float) -> np.ndarray:
 
 
 def packed(overall: Moments, lately: Moments) -> NDArray[np.float64]:
-    """Return both as ``(..., 5, components)``: mean and scale overall, then lately, and the number of values."""
-    return np.stack([overall.mean, overall.scale, lately.mean, lately.scale, overall.number], axis=-2)
+    """Return both as ``(..., 4, components)``: mean and scale overall, then lately."""
+    return np.stack([*overall, *lately], axis=-2)
 
 
 def dead_components(values: np.ndarray) -> NDArray[np.bool_]:
@@ -199,7 +195,7 @@ def dead_components(values: np.ndarray) -> NDArray[np.bool_]:
 
 
 def pooled_over_components(history: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give components without any value what the others of ``(..., 5, components)`` have in common."""
+    """Give components without any value what the others of ``(..., 4, components)`` have in common."""
     if not np.isnan(history).any():
         return history
     found = []
@@ -211,4 +207,4 @@ def pooled_over_components(history: NDArray[np.float64]) -> NDArray[np.float64]:
         square = np.where(seen, np.square(scale) + np.square(mean - level), 0.0).sum(axis=-1, keepdims=True) / count
         some = seen.any(axis=-1, keepdims=True)
         found += [np.where(seen | ~some, mean, level), np.where(seen | ~some, scale, np.sqrt(square))]
-    return np.stack([*found, history[..., 4, :]], axis=-2)
+    return np.stack(found, axis=-2)

@@ -308,7 +308,12 @@ class GapAwareModel(ImputingMixin, BatchesMixin, CopiesMixin, MixedCovariatesTor
         if self.model is None:
             series = _series_of(train_dataset, "series")
             given = {name: _series_of(train_dataset, name) for name in ("past_covariates", "future_covariates")}
-            self._units = {name: covariate_unit(one, series) for name, one in given.items() if one and series}
+            # no input chunk reaches into the last horizon
+            horizon = self.output_chunk_length + self.output_chunk_shift
+            unread = {"past_covariates": horizon, "future_covariates": 0}
+            self._units = {
+                name: covariate_unit(one, series, unread[name]) for name, one in given.items() if one and series
+            }
         return super()._setup_for_train(train_dataset, *args, **kwargs)
 
     # What users hand over is checked before Darts looks at it
@@ -355,9 +360,7 @@ class GapAwareModel(ImputingMixin, BatchesMixin, CopiesMixin, MixedCovariatesTor
         names, nothing = self._names, [None] * len(series)
         rows = zip(series, past_covariates or nothing, future_covariates or nothing, strict=False)  # Darts counts them
         orders = [names.order(*row, which=_which(i, series)) for i, row in enumerate(rows)]
-        dataset.asked = Asked(
-            None if all(order is None for order in orders) else orders, self._needs_history, self._fills_dead
-        )
+        dataset.asked = Asked(None if all(order is None for order in orders) else orders, self._fills_dead)
         return dataset
 
     # Components are told apart by their names
@@ -398,11 +401,6 @@ class GapAwareModel(ImputingMixin, BatchesMixin, CopiesMixin, MixedCovariatesTor
             sample_weight = weights
         targets, past, future = (list(each) for each in zip(*in_order, strict=True))
         return targets, past if past_covariates else None, future if future_covariates else None, sample_weight
-
-    @property
-    def _needs_history(self) -> bool:
-        """Whether each window is read in the unit of its series."""
-        return False
 
     @property
     def _fills_dead(self) -> bool:

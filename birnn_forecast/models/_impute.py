@@ -105,7 +105,7 @@ class Shown:
         self.overall = completed_moments(source.target)
 
     def at(self, ends: np.ndarray) -> np.ndarray:
-        """Return ``(windows, 5, components)`` for windows that end before the steps `ends`."""
+        """Return ``(windows, 4, components)`` for windows that end before the steps `ends`."""
         ends = np.clip(ends, 0, len(self.source.target))
         if self.known == "past":
             found = packed(self.history.until(ends), self.history.lately(ends))

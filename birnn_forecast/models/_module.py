@@ -1,6 +1,5 @@
 """The Lightning module of the family: masks, normalisation, loss and metrics around a plain torch network."""
 
-from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -35,7 +34,7 @@ from birnn_forecast.models._lean import LeanTraining
 from birnn_forecast.nn.brits import BRITSNetwork
 from birnn_forecast.nn.grin import GraphNetwork
 from birnn_forecast.nn.networks import Encoding, ForecastNetwork, Sizes, Window
-from birnn_forecast.nn.normalization import SeriesStatistics, WindowStatistics
+from birnn_forecast.nn.normalization import SeriesStatistics, ShrunkInstanceNorm, WindowStatistics
 
 NETWORKS: dict[str, Any] = {"joint": ForecastNetwork, "nodes": GraphNetwork, "brits": BRITSNetwork}
 # in whose unit each part of a window is read
@@ -123,7 +122,6 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         self.register_buffer("started", torch.tensor(False))
         # what the series of the windows that are being forecast have shown
         self._predicted: SeriesStatistics | None = None
-        self._rolls: Iterator[int] = iter(())
         for name in ("past_covariates", "future_covariates"):
             width = self._width(name)
             self.register_buffer(f"unit_of_{name}", torch.tensor([[0.0], [1.0]]).repeat(1, width) if width else None)
@@ -151,7 +149,7 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
     def forward(self, x_in: PLModuleInput) -> PLModuleOutput:
         """Return the raw parameters of the horizon, ``(batch, time, components, parameters)``, in the series' unit."""
         x_in = self._cast(x_in)
-        reading = self._read(x_in, observed_mask(x_in.past_target), self._predicted)
+        reading = self._read(x_in, observed_mask(x_in.past_target), self._predicted, alone=_every_row(x_in))
         raw = self.network.forecast(reading.window, reading.encoding)
         return PLModuleOutput(prediction=self._answer(raw, reading))
 
@@ -170,7 +168,7 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         guide
             Where a component shows nothing: what its estimate starts from, in the series' unit, NaN for nothing.
         history
-            What the windows' series have shown, ``(batch, 5, components)``, as in :class:`SeriesStatistics`.
+            What the windows' series have shown, ``(batch, 4, components)``, as in :class:`SeriesStatistics`.
         """
         series = None if history is None else SeriesStatistics.of(history.to(self._weights_dtype))
         reading = self._read(self._cast(x_in), visible, series, guide)
@@ -183,15 +181,25 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         return in_order(raw, self.likelihood)
 
     def _read(
-        self, x_in: PLModuleInput, visible: Tensor, series: SeriesStatistics | None, guide: Tensor | None = None
+        self,
+        x_in: PLModuleInput,
+        visible: Tensor,
+        series: SeriesStatistics | None,
+        guide: Tensor | None = None,
+        alone: Tensor | None = None,
     ) -> Reading:
-        normalised = self._normalised(x_in, visible, series, guide)
+        normalised = self._normalised(x_in, visible, series, guide, alone)
         return Reading(normalised.window, self.network.encode(normalised.window), normalised.statistics)
 
     def _normalised(
-        self, x_in: PLModuleInput, visible: Tensor, series: SeriesStatistics | None, guide: Tensor | None = None
+        self,
+        x_in: PLModuleInput,
+        visible: Tensor,
+        series: SeriesStatistics | None,
+        guide: Tensor | None = None,
+        alone: Tensor | None = None,
     ) -> Normalised:
-        target, statistics = x_in.past_target, None
+        target, statistics, common = x_in.past_target, None, None
         if guide is not None:
             known = observed_mask(guide)
             guide = fill(guide.to(target.dtype), known, 0.0)
@@ -199,7 +207,8 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
             level = None
             if guide is not None:
                 level = torch.where(known.all(dim=1, keepdim=True), guide.mean(dim=1, keepdim=True), float("nan"))
-            target, statistics = self.rin(target, visible, level, series)
+            common = self.rin.common_unit(target, visible, series, alone)
+            target, statistics = self.rin(target, visible, level, series, common)
             if guide is not None:
                 guide = fill(self.rin.normalise(guide, statistics), known, 0.0)
         window = Window(
@@ -210,7 +219,7 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
             x_in.future_covariates,
             x_in.static_covariates,
             guide,
-            None if statistics is None else self.rin.unit(statistics, series),
+            None if statistics is None else self.rin.unit(statistics, common),
         )
         return Normalised(window, statistics)
 
@@ -241,6 +250,11 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         labels = labels[steps][:, None]
         raw = raw if unit is None else snapped(raw, labels, self.roles)
         return masked_loss(raw, labels, criterion, self.likelihood, weights)
+
+    @property
+    def _mixes_units(self) -> bool:
+        """Whether the unit of a window depends on what else is known of its series."""
+        return isinstance(self.rin, ShrunkInstanceNorm) and not bool(self.rin.shared)
 
     @property
     def _weights_dtype(self) -> torch.dtype:
@@ -339,7 +353,10 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
             visible = hide(observed, self.masking_rate, whole, covariates, seed)
         series = self._series_of(batch)
         unit = self._unit(x_in, observed, series)
-        reading = self._read(x_in, visible if training else observed, series)
+        alone: Tensor | None = _every_row(x_in)
+        if training:  # windows to impute know their series, windows to forecast from do not
+            alone = torch.rand(len(observed), 1, 1, device=observed.device) < 0.5 if self._mixes_units else None
+        reading = self._read(x_in, visible if training else observed, series, alone=alone)
         raw = self.network.forecast(reading.window, reading.encoding)
         target = batch.future_target
         measured, label = self._measured(raw, reading.statistics, unit), _in_unit(target, unit)
@@ -367,8 +384,8 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         return loss
 
     def _log_loss(self, name: str, loss: Tensor, weight: int, prog_bar: bool = False) -> None:
-        # the mean over nothing would be not a number; several processes must log the same
-        if weight or self._processes > 1:
+        # a validation's mean over nothing would be not a number; several processes must log the same
+        if weight or self.training or self._processes > 1:
             self.log(name, loss, prog_bar=prog_bar, sync_dist=True, batch_size=weight)
 
     def _shared(self, loss: Tensor, count: int, training: bool) -> tuple[Tensor, int]:
@@ -400,17 +417,12 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
 
     def _get_batch_prediction(self, n: int, input_batch: TorchInferenceBatch, roll_size: int) -> Tensor:
         self._predicted = self._series_of(input_batch)
-        self._rolls = rolls(n, self.output_chunk_length or 1, roll_size)
         try:
             return super()._get_batch_prediction(n, input_batch, roll_size)
         finally:
             self._predicted = None
 
     def _produce_predict_output(self, x: PLModuleInput) -> PLModuleOutput:
-        rolled = next(self._rolls, 0)
-        if rolled and self._predicted is not None:
-            # forecasts that are fed back are values like any other
-            self._predicted = self._predicted.followed_by(x.past_target[:, -rolled:].to(self._weights_dtype))
         output = super()._produce_predict_output(x)
         if self._predicted is None:
             return output
@@ -487,15 +499,8 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         return torchmetrics.MetricCollection(dict(metrics.items()), compute_groups=False)
 
 
-def rolls(n: int, output_chunk_length: int, roll_size: int) -> Iterator[int]:
-    """Yield by how many forecast steps Darts moves the input chunk before each pass of an auto-regression: first 0."""
-    yield 0
-    done, steps = roll_size, max(n, output_chunk_length)
-    while done < steps:
-        beyond = max(done + output_chunk_length - steps, 0)
-        roll_size, done = roll_size - beyond, done - beyond
-        yield roll_size
-        done += output_chunk_length
+def _every_row(x_in: PLModuleInput) -> Tensor:
+    return torch.ones_like(x_in.past_target[:, :1, :1], dtype=torch.bool)
 
 
 def _in_unit(target: Tensor, unit: Tensor | None) -> Tensor:

@@ -11,14 +11,15 @@ from torch import Tensor
 CONSTANT = 1e-6
 
 
-def covariate_unit(covariates: Sequence[TimeSeries], series: Sequence[TimeSeries]) -> Tensor:
+def covariate_unit(covariates: Sequence[TimeSeries], series: Sequence[TimeSeries], unread: int = 0) -> Tensor:
     """Return mean and standard deviation ``(2, components)`` of what is observed of each covariate.
 
-    They are taken over the steps of the series that the covariates belong to, one to each. The standard deviation is 1
-    where a covariate is constant, or never observed (and the mean 0).
+    They are taken over the steps of the series that the covariates belong to, one to each, the last `unread` of them
+    left out. The standard deviation is 1 where a covariate is constant, or never observed (and the mean 0).
     """
     pairs = zip(covariates, series, strict=True)
-    tables = [one.slice_intersect(target).all_values(copy=False)[:, :, 0] for one, target in pairs]
+    read = [(one, target[: len(target) - unread] if unread else target) for one, target in pairs]
+    tables = [one.slice_intersect(target).all_values(copy=False)[:, :, 0] for one, target in read]
     count = sum((~np.isnan(table)).sum(axis=0) for table in tables)
     total = sum(np.nansum(table, axis=0, dtype=np.float64) for table in tables)
     mean = total / np.maximum(count, 1)

@@ -145,10 +145,6 @@ class GRINModel(GapAwareModel):
             raise ValueError("`node_embedding_dim` must be > 0 with `graph='learned'`, which is made of embeddings.")
 
     @property
-    def _needs_history(self) -> bool:
-        return True
-
-    @property
     def _fills_dead(self) -> bool:
         # where a place lies says who its neighbours are, even if it has never shown a value
         return self._graph_kind == "distance"
@@ -209,7 +205,12 @@ class GRINModel(GapAwareModel):
                 "have: levels, scales and the graph are read off them."
             )
         each = [counted_values(one, None if weights is None else weights[i]) for i, one in enumerate(series)]
-        mean, scale = level_and_scale(np.concatenate(each).astype(np.float64))
+        if len(each) == 1:
+            found = completed_moments(each[0])
+            mean = torch.as_tensor(np.nan_to_num(found.mean))
+            scale = torch.as_tensor(np.where(found.scale > 0, found.scale, 1.0))
+        else:
+            mean, scale = level_and_scale(np.concatenate(each).astype(np.float64))
         n = series[0].n_components
         adjacency, correlation = torch.zeros(n, n), torch.eye(n)
         kind, graph = self._graph_kind, self.model_params["graph"]
@@ -228,7 +229,7 @@ class GRINModel(GapAwareModel):
                 "All of `series` must have the same components, at the same places, to share a graph: fit with "
                 "`graph=None`, or a model for each."
             )
-        return Nodes(mean, scale, adjacency, correlation)
+        return Nodes(mean, scale, adjacency, correlation, len(each) == 1)
 
     def _distances(self, series: TimeSeries) -> torch.Tensor:
         places = _coordinates(series)
@@ -284,7 +285,7 @@ class GRINModel(GapAwareModel):
             self.model._trainer = trainer
         n = series.n_components
         nothing = torch.zeros(n), torch.ones(n)  # the history of each series takes their place
-        Nodes(*nothing, self._distances(series), torch.eye(n)).put_into(module)
+        Nodes(*nothing, self._distances(series), torch.eye(n), False).put_into(module)
         return module
 
 
@@ -296,12 +297,13 @@ class Nodes:
     scale: torch.Tensor
     adjacency: torch.Tensor
     correlation: torch.Tensor
+    shared: bool
 
     def put_into(self, module: GapAwareModule) -> None:
         """Set the module's buffers."""
         network: Any = module.network
         if module.rin is not None:
-            module.rin.put(self.mean, self.scale)
+            module.rin.put(self.mean, self.scale, self.shared)
         if network.graph is not None:
             network.graph.put(self.adjacency, self.correlation)
 

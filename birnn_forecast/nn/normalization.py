@@ -35,37 +35,17 @@ class SeriesStatistics(NamedTuple):
     """What the series of each window has shown, ``(batch, 1, components)`` in its unit, NaN where it has shown nothing.
 
     Mean and standard deviation of all its values, and of its last ones; in prediction of those up to the window's end.
-    And how many values it has shown.
     """
 
     mean: Tensor
     scale: Tensor
     last_mean: Tensor
     last_scale: Tensor
-    number: Tensor
 
     @classmethod
-    def of(cls, history: Float[Tensor, "batch 5 components"]) -> "SeriesStatistics":
+    def of(cls, history: Float[Tensor, "batch 4 components"]) -> "SeriesStatistics":
         """Take apart what a batch brings."""
         return cls(*history[:, :, None].unbind(1))
-
-    def followed_by(self, x: Float[Tensor, "batch time components"]) -> "SeriesStatistics":
-        """Return the statistics once the series has shown `x` as well, NaN for nothing (Chan et al. 1983)."""
-        observed = ~torch.isnan(x)
-        new = observed.sum(dim=1, keepdim=True).to(x.dtype)
-        mean = masked_mean(x, observed)
-        var = masked_var(x, observed, mean)
-        old, count = torch.nan_to_num(self.mean), self.number + new
-        share = new / count.clamp(min=1)
-        var = (
-            torch.lerp(torch.nan_to_num(self.scale).square(), var, share) + share * (1 - share) * (mean - old).square()
-        )
-        seen = new > 0
-        return self._replace(
-            mean=torch.where(seen, torch.lerp(old, mean, share), self.mean),
-            scale=torch.where(seen, var.sqrt(), self.scale),
-            number=count,
-        )
 
 
 class InstanceNorm(nn.Module):
@@ -104,11 +84,19 @@ class InstanceNorm(nn.Module):
         tiny = torch.where(self.affine_weight < 0, -1e-3, 1e-3).to(self.affine_weight.dtype)
         return torch.where(self.affine_weight.abs() < 1e-3, tiny, self.affine_weight)
 
-    def unit(
-        self, statistics: WindowStatistics, series: SeriesStatistics | None = None
-    ) -> tuple[Tensor, Tensor] | None:
+    def common_unit(
+        self, x: Tensor, observed: Tensor, series: SeriesStatistics | None = None, alone: Tensor | None = None
+    ) -> WindowStatistics | None:
+        """Return level and scale that the windows of a series share, None if they need none."""
+        return None
+
+    def unit(self, statistics: WindowStatistics, common: WindowStatistics | None) -> tuple[Tensor, Tensor] | None:
         """Return level and scale in a unit that components share, None if they may be anything."""
         return None
+
+
+# a window whose level is further off the training data, in their scale, or that is so much wider, is not one of them
+FAR = 5.0
 
 
 class MaskedInstanceNorm(InstanceNorm):
@@ -158,6 +146,7 @@ class MaskedInstanceNorm(InstanceNorm):
         observed: Bool[Tensor, "batch time components"],
         level: Float[Tensor, "batch 1 components"] | None = None,
         series: SeriesStatistics | None = None,
+        common: WindowStatistics | None = None,
     ) -> tuple[Float[Tensor, "batch time components"], WindowStatistics]:
         """Return the normalised window (0 where missing) and the statistics that undo it.
 
@@ -235,20 +224,23 @@ class ShrunkInstanceNorm(InstanceNorm):
 
     typical_mean: Tensor
     typical_scale: Tensor
+    shared: Tensor
 
     def __init__(self, input_dim: int, eps: float = 0.0, affine: bool = False, prior: float = 8.0):
         super().__init__(input_dim, affine)
         self.eps, self.prior = eps, prior
+        self.register_buffer("shared", torch.tensor(True))
         self.register_buffer("typical_mean", torch.zeros(1, 1, input_dim))
         self.register_buffer("typical_scale", torch.ones(1, 1, input_dim))
 
-    def put(self, mean: Float[Tensor, " components"], scale: Float[Tensor, " components"]) -> None:
+    def put(self, mean: Float[Tensor, " components"], scale: Float[Tensor, " components"], shared: bool = True) -> None:
         """Put in the training data's mean and standard deviation, in the unit of the series.
 
-        They stand in where nothing is known of the window's own series.
+        `shared`: they are those of one series, which forecasts are likely to continue.
         """
         self.typical_mean = mean.to(self.typical_mean).reshape(1, 1, -1)
         self.typical_scale = scale.to(self.typical_scale).reshape(1, 1, -1)
+        self.shared.fill_(shared)
 
     def forward(
         self,
@@ -256,13 +248,20 @@ class ShrunkInstanceNorm(InstanceNorm):
         observed: Bool[Tensor, "batch time components"],
         level: Float[Tensor, "batch 1 components"] | None = None,
         series: SeriesStatistics | None = None,
+        common: WindowStatistics | None = None,
     ) -> tuple[Float[Tensor, "batch time components"], WindowStatistics]:
-        """Return the normalised window (0 where missing) and the statistics that undo it; `level` as elsewhere."""
+        """Return the normalised window (0 where missing) and the statistics that undo it; `level` as elsewhere.
+
+        `common` is what :meth:`common_unit` returns.
+        """
+        common = self.common_unit(x, observed, series) if common is None else common
         count = observed.sum(dim=1, keepdim=True)
-        common, last_level = self._common(series)
         z = fill((fill(x, observed, 0.0) - common.mean) / common.scale, observed, 0.0)
         n = count.to(x.dtype)
         mean = z.sum(dim=1, keepdim=True) / (n + 1)
+        last_level = common.mean
+        if series is not None:
+            last_level = torch.where(torch.isnan(series.last_mean), last_level, series.last_mean)
         if level is not None:
             last_level = torch.where(torch.isnan(level), last_level, level)
         mean = torch.where(count > 0, mean, (last_level - common.mean) / common.scale)
@@ -276,19 +275,42 @@ class ShrunkInstanceNorm(InstanceNorm):
         level = torch.where(flat & (count > 0), own, common.mean + mean * common.scale)
         return self._normalised(x, observed, level, scale, flat)
 
-    def _common(self, series: SeriesStatistics | None) -> tuple[WindowStatistics, Tensor]:
-        """Return the unit that windows of a series share, and the level of one that shows nothing."""
-        if series is None:
-            mean, scale = self.typical_mean, self.typical_scale
-            return WindowStatistics(mean, scale, mean != mean), mean
-        mean = torch.where(torch.isnan(series.mean), self.typical_mean, series.mean)
-        scale = torch.where(torch.isnan(series.scale), self.typical_scale, positive(series.scale, mean))
-        last = torch.where(torch.isnan(series.last_mean), mean, series.last_mean)
-        return WindowStatistics(mean, scale, mean != mean), last
+    def common_unit(
+        self,
+        x: Float[Tensor, "batch time components"],
+        observed: Bool[Tensor, "batch time components"],
+        series: SeriesStatistics | None = None,
+        alone: Bool[Tensor, "batch 1 1"] | None = None,
+    ) -> WindowStatistics:
+        """Return level and scale that the windows of a series share: those of the series, or of the training data.
 
-    def unit(self, statistics: WindowStatistics, series: SeriesStatistics | None = None) -> tuple[Tensor, Tensor]:
-        """Return level and scale in units of the series."""
-        common, _ = self._common(series)
+        Rows that stand `alone` know of no more than the window: where it could be one of the training series, if that
+        was a single one, they take its unit, else the window's own.
+        """
+        mean, scale = self.typical_mean, self.typical_scale
+        if series is not None:
+            mean = torch.where(torch.isnan(series.mean), mean, series.mean)
+            scale = torch.where(torch.isnan(series.scale), scale, positive(series.scale, mean))
+        if alone is None:
+            return WindowStatistics(mean, scale, mean != mean)
+        own = masked_mean(x, observed)
+        var = masked_var(x, observed, own)
+        count, varies = observed.sum(dim=1, keepdim=True), var > rounding_of(own).square()
+        known_mean, known_scale = self.typical_mean, self.typical_scale
+        if series is not None:
+            known_mean = torch.where(torch.isnan(series.last_mean), known_mean, series.last_mean)
+            known_scale = torch.where(torch.isnan(series.last_scale), known_scale, series.last_scale)
+        own = torch.where(count > 0, own, known_mean)
+        spread = positive(torch.where(varies, var.sqrt(), known_scale), own)
+        like = (own - self.typical_mean).abs() <= FAR * self.typical_scale
+        like = like & (spread <= FAR * self.typical_scale) & (spread >= self.typical_scale / (4 * FAR)) & self.shared
+        own = torch.where(like, self.typical_mean, own)
+        spread = torch.where(like, self.typical_scale, spread)
+        return WindowStatistics(torch.where(alone, own, mean), torch.where(alone, spread, scale), own != own)
+
+    def unit(self, statistics: WindowStatistics, common: WindowStatistics | None) -> tuple[Tensor, Tensor]:
+        """Return level and scale in the unit that windows share."""
+        assert common is not None
         return (statistics.mean - common.mean) / common.scale, statistics.scale / common.scale
 
 

@@ -281,7 +281,7 @@ class TestLeftToDarts:
             found = batches.__getitems__([0, 3])
             np.random.seed(0)  # noqa: NPY002
             assert_same(found, _batch_collate_fn_train([dataset[0], dataset[3]]))
-            assert found.history.shape == (2, 5, 1)
+            assert found.history.shape == (2, 4, 1)
 
     def test_a_class_of_the_user(self):
         class Own(SequentialTorchTrainingDataset):

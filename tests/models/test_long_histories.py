@@ -130,8 +130,8 @@ def test_components_without_a_value_take_what_the_others_have():
         [[1.0, np.nan, 3.0], [1.0, np.nan, 1.0], [2.0, np.nan, 2.0], [0.0, np.nan, 4.0], [5.0, 0.0, 5.0]]
     )
     found = pooled_over_components(history)
-    np.testing.assert_allclose(found[:, 1], [2.0, np.sqrt(2), 2.0, np.sqrt(8), 0.0])
+    np.testing.assert_allclose(found[:, 1], [2.0, np.sqrt(2), 2.0, np.sqrt(8)])
     np.testing.assert_array_equal(found[:, [0, 2]], history[:, [0, 2]])
-    nothing = np.full((5, 5, 2), np.nan)
+    nothing = np.full((5, 4, 2), np.nan)
     np.testing.assert_array_equal(pooled_over_components(nothing), nothing)
     assert isinstance(moments(np.ones((3, 1))), Moments)

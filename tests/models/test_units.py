@@ -203,13 +203,12 @@ def test_small_series_beside_large_ones_are_learnt_as_well():
 
 def test_unit_of_the_loss_by_hand():
     target = torch.tensor([[[1.0, 5.0], [3.0, 5.0], [float("nan"), 5.0]], [[2.0, 7.0], [float("nan")] * 2, [4.0, 9.0]]])
-    count = [[9.0, 9.0]]
-    history = torch.tensor([[[2.0, 5.0], [1.0, 40.0]] * 2 + count, [[3.0, 8.0], [100.0, 1.0]] * 2 + count])
+    history = torch.tensor([[[2.0, 5.0], [1.0, 40.0]] * 2, [[3.0, 8.0], [100.0, 1.0]] * 2])
     unit = loss_unit(target, observed_mask(target), SeriesStatistics.of(history))
     # window's own; constant: a part of the series'; still beside its series; window's own
     assert unit.flatten().tolist() == pytest.approx([1.0, 40 * SMALLEST_UNIT, 100 * SMALLEST_UNIT, 1.0])
     # a constant series counts by its level, 0 by 1; less than two values by their series
-    series = SeriesStatistics.of(torch.tensor([[[4.0, 0.0, 3.0], [0.0, 0.0, 2.0]] * 2 + [[9.0] * 3]]))
+    series = SeriesStatistics.of(torch.tensor([[[4.0, 0.0, 3.0], [0.0, 0.0, 2.0]] * 2]))
     target = torch.tensor([[[4.0, 0.0, 3.0], [4.0, 0.0, float("nan")]]])
     assert loss_unit(target, observed_mask(target), series).flatten().tolist() == [4.0, 1.0, 2.0]
 
