@@ -138,15 +138,19 @@ def test_quantiles_start_apart_around_the_skip_path():
 SCALED = ["Gaussian", "Laplace", "Cauchy", "Gumbel", "Exponential", "Gamma", "LogNormal", "HalfNormal", "Weibull"]
 
 
+def statistics_of(mean, scale) -> WindowStatistics:
+    return WindowStatistics(mean.double(), scale.double(), torch.zeros_like(mean, dtype=torch.bool))
+
+
 @pytest.mark.parametrize("name", SCALED)
 def test_parameters_follow_the_unit_of_the_series(name):
     likelihood, raw, target, _ = batch(name, missing=0.0)
     roles = losses.parameter_roles(likelihood)
     norm = MaskedInstanceNorm(2).double()
     torch.nn.init.constant_(norm.affine_weight, -1.5)
-    statistics = WindowStatistics(torch.full((4, 1, 2), 5.0).double(), torch.full((4, 1, 2), 2.0).double())
+    statistics = statistics_of(torch.full((4, 1, 2), 5.0), torch.full((4, 1, 2), 2.0))
     factor = 1000.0
-    scaled = WindowStatistics(factor * statistics.mean, factor * statistics.scale)
+    scaled = statistics_of(factor * statistics.mean, factor * statistics.scale)
     loss = likelihood.compute_loss(losses.denormalise(raw, statistics, norm, roles), target, None)
     other = likelihood.compute_loss(losses.denormalise(raw, scaled, norm, roles), factor * target, None)
     assert (other - loss).item() == pytest.approx(np.log(factor), rel=5e-3)
@@ -156,7 +160,7 @@ def test_geometric_follows_the_level_of_the_series():
     likelihood, raw, *_ = batch("Geometric")
     norm = MaskedInstanceNorm(2).double()
     for level in (50.0, 50_000.0):
-        statistics = WindowStatistics(torch.full((4, 1, 2), level).double(), torch.ones(4, 1, 2).double())
+        statistics = statistics_of(torch.full((4, 1, 2), level), torch.ones(4, 1, 2))
         p = likelihood._params_from_output(losses.denormalise(0 * raw, statistics, norm, ("log odds",)))[0]
         torch.testing.assert_close((1 - p) / p, torch.full_like(p, level))
 
@@ -195,7 +199,7 @@ def test_locations_together_are_brought_back_as_one_by_one(affine):
     if affine:
         norm.affine_weight.data, norm.affine_bias.data = torch.tensor([[-0.5, 1e-5], [3.0, -2.0]], dtype=torch.double)
     raw = torch.randn(3, 4, 2, 3, dtype=torch.double)
-    statistics = WindowStatistics(torch.randn(3, 1, 2, dtype=torch.double), torch.rand(3, 1, 2, dtype=torch.double))
+    statistics = statistics_of(torch.randn(3, 1, 2), torch.rand(3, 1, 2))
     together = losses.denormalise(raw, statistics, norm, ("location",) * 3)
     apart = losses.denormalise(raw, statistics, norm, ("location", "location", "free"))
     torch.testing.assert_close(together[..., :2], apart[..., :2], rtol=1e-10, atol=1e-10)

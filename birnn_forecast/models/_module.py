@@ -385,7 +385,7 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
 
     def _log_loss(self, name: str, loss: Tensor, weight: int, prog_bar: bool = False) -> None:
         # a validation's mean over nothing would be not a number; several processes must log the same
-        if weight or self.training or self._processes > 1:
+        if weight or not name.startswith(ModuleStage.VALIDATE.value) or self._processes > 1:
             self.log(name, loss, prog_bar=prog_bar, sync_dist=True, batch_size=weight)
 
     def _shared(self, loss: Tensor, count: int, training: bool) -> tuple[Tensor, int]:

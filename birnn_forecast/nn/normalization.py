@@ -282,15 +282,16 @@ class ShrunkInstanceNorm(InstanceNorm):
         series: SeriesStatistics | None = None,
         alone: Bool[Tensor, "batch 1 1"] | None = None,
     ) -> WindowStatistics:
-        """Return level and scale that the windows of a series share: those of the series, or of the training data.
+        """Return level and scale that the windows of a series share: those of the series.
 
-        Rows that stand `alone` know of no more than the window: where it could be one of the training series, if that
-        was a single one, they take its unit, else the window's own.
+        Rows that stand `alone` know of no more than the window. Training on a single series has settled the unit of
+        all that look like it; others have their own.
         """
         mean, scale = self.typical_mean, self.typical_scale
         if series is not None:
             mean = torch.where(torch.isnan(series.mean), mean, series.mean)
             scale = torch.where(torch.isnan(series.scale), scale, positive(series.scale, mean))
+            mean, scale = self._settled(mean, scale)
         if alone is None:
             return WindowStatistics(mean, scale, mean != mean)
         own = masked_mean(x, observed)
@@ -302,11 +303,14 @@ class ShrunkInstanceNorm(InstanceNorm):
             known_scale = torch.where(torch.isnan(series.last_scale), known_scale, series.last_scale)
         own = torch.where(count > 0, own, known_mean)
         spread = positive(torch.where(varies, var.sqrt(), known_scale), own)
-        like = (own - self.typical_mean).abs() <= FAR * self.typical_scale
-        like = like & (spread <= FAR * self.typical_scale) & (spread >= self.typical_scale / (4 * FAR)) & self.shared
-        own = torch.where(like, self.typical_mean, own)
-        spread = torch.where(like, self.typical_scale, spread)
+        own, spread = self._settled(own, spread)
         return WindowStatistics(torch.where(alone, own, mean), torch.where(alone, spread, scale), own != own)
+
+    def _settled(self, mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the unit of the one training series where level and scale look like it."""
+        like = (mean - self.typical_mean).abs() <= FAR * self.typical_scale
+        like = like & (scale <= FAR * self.typical_scale) & (scale >= self.typical_scale / (4 * FAR)) & self.shared
+        return torch.where(like, self.typical_mean, mean), torch.where(like, self.typical_scale, scale)
 
     def unit(self, statistics: WindowStatistics, common: WindowStatistics | None) -> tuple[Tensor, Tensor]:
         """Return level and scale in the unit that windows share."""

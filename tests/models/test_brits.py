@@ -63,7 +63,14 @@ def test_the_loss_is_that_of_all_estimates():
     """Summed up from the network's own estimates, of hidden values and of the others."""
     series = make_series(16, 2, missing=0.3)
     model = make_model(
-        BRITSModel, 12, 4, batch_size=1, masking_rate=0.3, optimizer_kwargs={"lr": 0.0}, imputation_weight=2.0
+        BRITSModel,
+        12,
+        4,
+        batch_size=1,
+        masking_rate=0.3,
+        optimizer_kwargs={"lr": 0.0},
+        imputation_weight=2.0,
+        loss_scale=None,
     ).fit(series)
     module, found = model.model, []
     encode = module.network.encode

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from darts.models.forecasting.torch_forecasting_model import MixedCovariatesTorchModel
 from darts.utils.data import SequentialTorchInferenceDataset, SequentialTorchTrainingDataset
 from darts.utils.data.torch_datasets.utils import _batch_collate_fn_predict, _batch_collate_fn_train
 from darts.utils.likelihood_models.torch import GaussianLikelihood
@@ -306,24 +305,6 @@ class TestKeptTrainer:
         model.predict(4, SERIES)
         assert "_kept_trainer" not in model.__getstate__()
         assert pickle.loads(pickle.dumps(model))._kept_trainer is None
-
-
-def test_larger_batches_only_without_randomness(monkeypatch):
-    sizes = []
-    setup = MixedCovariatesTorchModel._setup_for_predict
-
-    def noting(self, *args, **kwargs):
-        sizes.append(kwargs["batch_size"])
-        return setup(self, *args, **kwargs)
-
-    monkeypatch.setattr(MixedCovariatesTorchModel, "_setup_for_predict", noting)
-    model = make_model(BiGRUModel, dropout=0.1).fit(SERIES)
-    model.predict(4, SERIES)
-    model.predict(4, SERIES, batch_size=3)
-    model.predict(4, SERIES, mc_dropout=True)
-    model.batch_size = 300
-    model.predict(4, SERIES)
-    assert sizes == [128, 3, None, 300]
 
 
 @pytest.mark.parametrize(("devices", "first"), [("2,", [2]), ("3,1", [3]), ([4, 5], [4]), (2, 1), ("auto", 1), (-1, 1)])

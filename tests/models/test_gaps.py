@@ -92,14 +92,19 @@ def test_component_without_any_value(model_class):
     series = change(make_series(60, 2), (slice(0, 60), 1), np.nan)
     model = fitted(model_class, series)
     assert_finite_weights(model)
-    forecast = model.predict(8).values()
-    assert np.isfinite(forecast).all()
+    with pytest.warns(UserWarning, match="forecast as NaN: '1'"):
+        forecast = model.predict(8).values()
     assert np.abs(forecast[:, 0] - 100).max() < 40
+    assert np.isnan(forecast[:, 1]).all()
     # in one series only, of several
     other = make_series(60, 2, seed=1)
     model = fitted(model_class, [series, other])
     assert_finite_weights(model)
-    assert np.abs(model.predict(8, series).values() - 100).max() < 40  # at the level of the others
+    with pytest.warns(UserWarning, match="forecast as NaN: '1'"):
+        forecast = model.predict(8, series).values()
+    assert np.abs(forecast[:, 0] - 100).max() < 40
+    assert np.isnan(forecast[:, 1]).all()  # not at the level of the others
+    assert np.abs(model.predict(8, other).values() - 100).max() < 40
 
 
 def test_gap_longer_than_the_input_chunk_in_each_place(model_class):

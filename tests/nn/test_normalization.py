@@ -43,7 +43,7 @@ def test_forecasts_move_and_scale_with_the_series():
     norm = MaskedInstanceNorm(2).double()
     y, statistics = norm(x, observed)
     for factor in (1e-6, 1e6):
-        moved, (mean, scale) = MaskedInstanceNorm(2).double()(factor * (x + 7), observed)
+        moved, (mean, scale, _) = MaskedInstanceNorm(2).double()(factor * (x + 7), observed)
         torch.testing.assert_close(moved, y)
         torch.testing.assert_close(mean, factor * (statistics.mean + 7))
         torch.testing.assert_close(scale, factor * statistics.scale)
@@ -55,7 +55,7 @@ def test_a_window_that_says_nothing_takes_level_and_scale_of_the_training_data()
     norm(x, observed)
     norm.eval()
     flat = x.reshape(-1, 2)
-    _, (mean, scale) = norm(x, torch.zeros_like(observed))
+    _, (mean, scale, _) = norm(x, torch.zeros_like(observed))
     torch.testing.assert_close(mean[0, 0], flat.mean(0))
     torch.testing.assert_close(scale[0, 0], flat.std(0, correction=0))
 
@@ -68,7 +68,7 @@ def test_a_window_without_a_scale_borrows_one_that_fits_its_level():
     norm.eval()
     for level in (50.0, 50e5):
         single = observed & (torch.arange(12) == 3)[None, :, None]
-        _, (mean, scale) = norm(torch.full_like(x, level), single)
+        _, (mean, scale, _) = norm(torch.full_like(x, level), single)
         assert mean[0, 0].tolist() == pytest.approx([level] * 2)
         assert ((0.02 * level < scale) & (scale < 0.1 * level)).all()
 
@@ -76,7 +76,7 @@ def test_a_window_without_a_scale_borrows_one_that_fits_its_level():
 def test_where_no_window_varies_the_scale_is_that_of_all_together():
     x = torch.tensor([[[1.0]], [[5.0]]])
     norm = MaskedInstanceNorm(1).train()
-    _, (_, scale) = norm(x, torch.ones_like(x, dtype=torch.bool))
+    _, (_, scale, _) = norm(x, torch.ones_like(x, dtype=torch.bool))
     torch.testing.assert_close(scale, torch.full_like(x, 2.0))
 
 
