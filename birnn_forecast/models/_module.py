@@ -29,12 +29,12 @@ from birnn_forecast.losses import (
     snapped,
     update_metrics,
 )
-from birnn_forecast.masks import fill, hide, masked_mean, observed_mask
+from birnn_forecast.masks import fill, hide, masked_mean, masked_var, observed_mask
 from birnn_forecast.models._lean import LeanTraining
 from birnn_forecast.nn.brits import BRITSNetwork
 from birnn_forecast.nn.grin import GraphNetwork
 from birnn_forecast.nn.networks import Encoding, ForecastNetwork, Sizes, Window
-from birnn_forecast.nn.normalization import SeriesStatistics, ShrunkInstanceNorm, WindowStatistics
+from birnn_forecast.nn.normalization import MaskedInstanceNorm, SeriesStatistics, ShrunkInstanceNorm, WindowStatistics
 
 NETWORKS: dict[str, Any] = {"joint": ForecastNetwork, "nodes": GraphNetwork, "brits": BRITSNetwork}
 # in whose unit each part of a window is read
@@ -341,6 +341,24 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         history = getattr(batch, "history", None)
         return None if history is None else SeriesStatistics.of(history.to(self._weights_dtype))
 
+    def _known_of_hidden(
+        self, series: SeriesStatistics | None, target: Tensor, observed: Tensor
+    ) -> SeriesStatistics | None:
+        """Return what is known of the level and scale of components that training hides as a whole.
+
+        It is the window's own: about as much as `impute` and `predict` know, from the values around the window or just
+        before it. The mean of the whole series would leave errors that nothing could be learnt from. Nodes of a graph
+        are to find their level by their neighbours.
+        """
+        if series is None or not isinstance(self.rin, MaskedInstanceNorm):
+            return series
+        mean, count = masked_mean(target, observed), observed.sum(dim=1, keepdim=True)
+        scale = masked_var(target, observed, mean).sqrt()
+        return series._replace(
+            last_mean=torch.where(count > 0, mean, series.last_mean),
+            last_scale=torch.where(count > 1, scale, series.last_scale),
+        )
+
     def _unit(self, x_in: PLModuleInput, observed: Tensor, series: SeriesStatistics | None) -> Tensor | None:
         return loss_unit(x_in.past_target, observed, series) if self.scales_loss else None
 
@@ -353,6 +371,7 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
             visible = hide(observed, self.masking_rate, whole, covariates, seed)
         series = self._series_of(batch)
         unit = self._unit(x_in, observed, series)
+        series = self._known_of_hidden(series, x_in.past_target, observed)
         alone: Tensor | None = _every_row(x_in)
         if training:  # windows to impute know their series, windows to forecast from do not
             alone = torch.rand(len(observed), 1, 1, device=observed.device) < 0.5 if self._mixes_units else None
