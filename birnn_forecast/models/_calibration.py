@@ -26,10 +26,9 @@ AT_MOST = 20_000
 TOO_FAR = 1.5
 # each round gives one part of the mixture to the estimate that improves it most
 ROUNDS = 20
-# the mixture with the network replaces the simple one in full if its gain is so many standard errors, not at all at
-# the first; and outages that are worth half of that trust
-DOUBTFUL, SURE = 0.5, 1.5
-HALF_TRUSTED = 3.0
+# the mixture with the network replaces the simple one not at all if its gain is less than the first number of standard
+# errors, in full from the second on; of so few outages twice as many are asked for
+DOUBTFUL, SURE, FEW = 0.5, 1.5, 8
 # errors below this share of a component's scale are as good as none
 NO_ERROR = 1e-4
 
@@ -274,12 +273,12 @@ def trust(gain: np.ndarray, outage: np.ndarray) -> float:
     """Return how far a gain is to be believed, between 0 and 1."""
     _, which = np.unique(outage, return_inverse=True)
     gains = np.bincount(which, weights=gain)
-    number = len(gains)
-    error = np.sqrt(((gains - gains.mean()) ** 2).sum())
     if gains.sum() <= 0:
         return 0.0
-    sure = (gains.sum() - DOUBTFUL * error) / max((SURE - DOUBTFUL) * error, 1e-12)
-    return float(np.clip(sure, 0.0, 1.0) * number / (number + HALF_TRUSTED))
+    # the mean among what is added: that of a single outage, or of equal ones, has an error, too
+    error = np.sqrt(((gains - gains.mean()) ** 2).sum() + gains.mean() ** 2)
+    certainty = gains.sum() / error / (1 + FEW / len(gains))
+    return float(np.clip((certainty - DOUBTFUL) / (SURE - DOUBTFUL), 0.0, 1.0))
 
 
 def _mixed(

@@ -86,16 +86,20 @@ def test_the_network_takes_the_place_of_simple_estimates_as_far_as_it_is_sure_to
         return network_shares(hidden_values(truth[:n], simple[None, :n]), np.stack([network, simple])[:, :n])[0, 0]
 
     assert share(network, 3000) > 0.98
-    assert 0.2 < share(network, 6) < 0.8
+    assert share(network, 1) == 0
     assert share(simple + 0.1, 3000) == 0
 
 
-def test_a_gain_in_one_long_outage_is_little_evidence():
+def test_a_gain_in_one_long_outage_is_no_evidence():
     gain = np.ones(300)
-    assert trust(gain, np.zeros(300)) <= 0.25
-    assert trust(gain, np.arange(300)) > 0.95
+    assert trust(gain, np.zeros(300)) == 0
+    assert trust(gain, np.arange(300) // 50) == 1  # six times the same
+    assert trust(gain, np.arange(300)) == 1
     assert trust(-gain, np.arange(300)) == 0
+    # all of it from one of six
     assert trust(np.where(np.arange(300) < 250, -0.1, 1.0), np.arange(300) // 50) == 0
+    half = np.tile([3.0, -1.0], 8)  # a standard error of 8.1 of a sum of 16, of 16 outages
+    np.testing.assert_allclose(trust(half, np.arange(16)), 16 / np.sqrt(65) / 1.5 - 0.5, rtol=1e-6)
 
 
 def test_mixtures_average_independent_errors_and_leave_out_what_is_far_worse():
