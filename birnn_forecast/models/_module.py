@@ -355,7 +355,7 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         mean, count = masked_mean(target, observed), observed.sum(dim=1, keepdim=True)
         scale = masked_var(target, observed, mean).sqrt()
         return series._replace(
-            last_mean=torch.where(count > 0, mean, series.last_mean),
+            last_mean=torch.where(count > 1, mean, series.last_mean),
             last_scale=torch.where(count > 1, scale, series.last_scale),
         )
 
