@@ -170,10 +170,10 @@ def _thin_out(hidden: np.ndarray, missing: np.ndarray, one_class: np.ndarray, at
     if not len(start):
         return
     beside = one_class[start - 1, component] | one_class[end, component]
-    turn = np.arange(len(start)) + attempt
-    taken = (
-        beside & (turn % 3 == 0) & (np.random.default_rng(attempt).random(len(start)) < 0.1 * PER_TRIAL / len(start))
-    )
+    # counted, and drawn, for each component alike: their order is of no consequence
+    turn = np.arange(len(start)) - np.searchsorted(component, component) + attempt
+    few = 0.1 * PER_TRIAL / len(start)
+    taken = beside & (turn % 3 == 0) & (np.random.default_rng(attempt).random(len(missing))[start] < few)
     length = end - start
     whole = length <= 2
     first_half = (turn // 3 + attempt) % 2 == 0

@@ -47,6 +47,14 @@ def test_trials_hide_what_is_observed_and_leave_some_of_it(missing):
         assert np.array_equal(one.hidden, other.hidden)
 
 
+@given(masks(), st.randoms())
+def test_the_order_of_components_is_of_no_consequence(missing, random):
+    order = list(range(missing.shape[1]))
+    random.shuffle(order)
+    for one, other in zip(trials_of(missing), trials_of(missing[:, order]), strict=True):
+        assert np.array_equal(one.hidden[:, order], other.hidden)
+
+
 @pytest.mark.parametrize("name", PERIODIC)
 def test_periodic_gaps_are_tried(name):
     # moved by a multiple of their period they would fall on themselves
