@@ -192,9 +192,8 @@ def make_model(name: str, case: Case, epochs: int) -> Any:
     """
     latest = np.flatnonzero(~case.hidden.all(axis=0))[-1]
     chunk = min(SEASON, len(case.truth) // 2, max(int(latest), 1))
-    season = SEASON if chunk == SEASON else None
     cls = getattr(birnn_forecast, name)
-    return cls(chunk, 1, season_length=season, n_epochs=epochs, random_state=0, pl_trainer_kwargs=QUIET_TRAINER)
+    return cls(chunk, 1, n_epochs=epochs, random_state=0, pl_trainer_kwargs=QUIET_TRAINER)
 
 
 def run(name: str, epochs: int, pattern: str, n_series: int, seed: int) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from birnn_forecast.models._impute import Source
 from birnn_forecast.models._module import GapAwareModule
 from birnn_forecast.models._raw import central_value, moved_to
 from birnn_forecast.models._simple import LINEAR, SimpleEstimates
-from birnn_forecast.models._trials import N_CLASSES, Trial, gap_classes, trials_of
+from birnn_forecast.models._trials import N_CLASSES, OPEN, Trial, gap_classes, trials_of
 
 # values of a class that are looked at, at most
 AT_MOST = 20_000
@@ -29,6 +29,9 @@ ROUNDS = 20
 # the mixture with the network replaces the simple one not at all if its gain is less than the first number of standard
 # errors, in full from the second on; of so few outages twice as many are asked for
 DOUBTFUL, SURE, FEW = 0.5, 1.5, 8
+# the same for simple estimates that are no interpolations: so many standard errors; and outages that are worth half
+UNLIKELY, LIKELY, HALF = 1.0, 2.5, 1.0
+NEVER = -1e9  # a logarithm of nothing
 # errors below this share of a component's scale are as good as none
 NO_ERROR = 1e-4
 
@@ -84,6 +87,7 @@ def calibrated(
     raw: np.ndarray,
     trial_raws: Sequence[np.ndarray],
     seasons: Sequence[int],
+    seen: bool = True,
 ) -> np.ndarray:
     """Return the raw parameters with locations moved to the mixture with simple estimates that is best on the trials.
 
@@ -100,6 +104,8 @@ def calibrated(
         hidden in each trial.
     seasons
         Steps of the seasons.
+    seen
+        Whether the data show these seasons; else they are just usual for such series, and have to prove themselves.
     """
     moved = source.wanted & ~np.isnan(source.target).all(axis=0)  # nothing to go by in a component never observed
     if not moved.any():
@@ -114,8 +120,7 @@ def calibrated(
         found = evidence(target, simple, guesses, level, scale)
     steps, component = np.nonzero(moved)
     number = gap_classes(np.isnan(target))[moved]
-    prior = simple.log_prior()
-    weights = simple_weights(found, prior)  # (component, class, n)
+    weights = guarded_weights(found, simple, seen)  # (component, class, n)
     blend = _mixed(weights, simple, moved, component, number)
     center = np.full(moved.shape, np.nan)
     center[moved] = blend
@@ -164,6 +169,58 @@ def evidence(
             )
         )
     return Evidence(*(np.concatenate(part, axis=-1) for part in zip(*parts, strict=True)))
+
+
+def guarded_weights(found: Evidence | None, simple: SimpleEstimates, seen: bool) -> np.ndarray:
+    """Return the weights ``(components, classes, n)`` of simple estimates, no worse than interpolation.
+
+    Straight lines, or interpolations along the seasons that are seen, stay what they are unless the mixture of all
+    simple estimates is sure to do better on the trials. At the ends of a series a season that is not seen has no say.
+
+    Parameters
+    ----------
+    found
+        The evidence, or None.
+    simple
+        The simple estimates.
+    seen
+        As in :func:`calibrated`.
+    """
+    prior = simple.log_prior()
+    first = np.full_like(prior, NEVER)
+    kept = simple.interpolations() if seen else [LINEAR]
+    first[:, kept] = prior[:, kept] if len(kept) > 1 else 0.0
+    weights = simple_weights(found, first)
+    if found is None:
+        return weights
+    mixtures = simple_weights(found, prior)
+    if not seen:
+        prior[:, len(simple.without_season()) :] = NEVER
+        mixtures[:, OPEN] = simple_weights(found, prior)[:, OPEN]
+    for component in np.unique(found.component):
+        own = found.of(found.component == component)
+        for number, part in _nearest_parts(own):
+            plain, mixture = weights[component, number], mixtures[component, number]
+            gain = np.abs(plain @ part.simple - part.truth) - np.abs(mixture @ part.simple - part.truth)
+            weights[component, number] += likelihood_of_gain(gain, part.outage) * (mixture - plain)
+    return weights
+
+
+def likelihood_of_gain(gain: np.ndarray, outage: np.ndarray) -> float:
+    """Return how far it is to be believed that simple estimates gain on interpolation, between 0 and 1."""
+    gains = _by_outage(gain, outage)
+    number = len(gains)
+    if number < 2 or gains.sum() <= 0:
+        return 0.0
+    error = np.sqrt(((gains - gains.mean()) ** 2).sum() * number / (number - 1))
+    certainty = (gains.sum() / max(error, 1e-12) - UNLIKELY) / (LIKELY - UNLIKELY)
+    return float(np.clip(certainty, 0.0, 1.0)) * number / (number + HALF)
+
+
+def _by_outage(gain: np.ndarray, outage: np.ndarray) -> np.ndarray:
+    """Return the sums ``(outages,)`` of what is gained on single values."""
+    _, which = np.unique(outage, return_inverse=True)
+    return np.bincount(which, weights=gain)
 
 
 def simple_weights(found: Evidence | None, log_prior: np.ndarray) -> np.ndarray:
@@ -271,8 +328,7 @@ def greedy_shares(truth: np.ndarray, estimates: np.ndarray) -> np.ndarray:
 
 def trust(gain: np.ndarray, outage: np.ndarray) -> float:
     """Return how far a gain is to be believed, between 0 and 1."""
-    _, which = np.unique(outage, return_inverse=True)
-    gains = np.bincount(which, weights=gain)
+    gains = _by_outage(gain, outage)
     if gains.sum() <= 0:
         return 0.0
     # the mean among what is added: that of a single outage, or of equal ones, has an error, too

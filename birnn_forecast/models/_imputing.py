@@ -261,7 +261,8 @@ random_state, verbose
             for i in range(first, last):
                 trials = tried[i][0]
                 own = [next(guesses) for _ in trials]
-                results.append(calibrated(self.model, sources[i], trials, raws[i], own, self.seasons))
+                seasons, seen = self._seasons_for(targets[i])
+                results.append(calibrated(self.model, sources[i], trials, raws[i], own, seasons, seen))
             first = last
         return results
 

@@ -13,7 +13,7 @@ from darts.models.forecasting.torch_forecasting_model import (
 )
 from darts.utils.serialization.torch import load_ckpt_safely
 
-from birnn_forecast.season import find_season
+from birnn_forecast.season import find_season, usual_season
 
 if TYPE_CHECKING:
     from darts.models.forecasting.torch_forecasting_model import MixedCovariatesTorchModel as Base
@@ -75,6 +75,13 @@ class SeasonsMixin(Base):
                 "`season_length` as a number of steps."
             )
         return seasons
+
+    def _seasons_for(self, series: TimeSeries) -> tuple[tuple[int, ...], bool]:
+        """Return the seasons to try on a series, and whether they were seen: else they are usual for its frequency."""
+        if self.seasons or given_seasons(self.model_params["season_length"]) is not None:
+            return self.seasons, True
+        usual = usual_season(series.freq) if series.has_datetime_index else None
+        return (() if usual is None else (usual,)), False
 
     @property
     def _season(self) -> int | None:

@@ -151,6 +151,10 @@ class SimpleEstimates:
         prior[:, len(self.groups) * len(RULES) :] = np.log(BY_PHASE / max(len(self.seasons), 1))
         return prior
 
+    def without_season(self) -> range:
+        """Return the numbers of the estimates that know of no season: the first ones."""
+        return range(len(RULES))
+
     def interpolations(self) -> list[int]:
         """Return the numbers of linear and seasonal interpolations."""
         rules = len(self.groups) * len(RULES)
