@@ -27,8 +27,9 @@ TOO_FAR = 1.5
 # each round gives one part of the mixture to the estimate that improves it most
 ROUNDS = 20
 # the mixture with the network replaces the simple one not at all if its gain is less than the first number of standard
-# errors, in full from the second on; of so few outages twice as many are asked for
-DOUBTFUL, SURE, FEW = 0.5, 1.5, 8
+# errors, in full from the second on; of so few outages twice as many are asked for, and at the ends of a series, where
+# trials overlap and nothing comes after, of more
+DOUBTFUL, SURE, FEW, FEW_AT_ENDS = 0.5, 1.5, 8, 24
 # the same for simple estimates that are no interpolations: so many standard errors; and outages that are worth half
 UNLIKELY, LIKELY, HALF = 1.0, 2.5, 1.0
 NEVER = -1e9  # a logarithm of nothing
@@ -304,13 +305,15 @@ def network_shares(found: Evidence, estimates: np.ndarray) -> np.ndarray:
     simple = np.zeros(len(estimates))
     simple[1] = 1.0
     shares = np.zeros((N_CLASSES, len(estimates)))
-    done: dict[int, np.ndarray] = {}
+    done: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
     for number, part in _nearest_parts(found._replace(simple=estimates)):
         if id(part) not in done:
             greedy = greedy_shares(part.truth, part.simple)
             gain = np.abs(part.simple[1] - part.truth) - np.abs(greedy @ part.simple - part.truth)
-            done[id(part)] = simple + trust(gain, part.outage) * (greedy - simple)
-        shares[number] = done[id(part)]
+            done[id(part)] = greedy, gain, part.outage
+        greedy, gain, outage = done[id(part)]
+        few = FEW_AT_ENDS if number == OPEN else FEW
+        shares[number] = simple + trust(gain, outage, few) * (greedy - simple)
     return shares
 
 
@@ -326,14 +329,14 @@ def greedy_shares(truth: np.ndarray, estimates: np.ndarray) -> np.ndarray:
     return picks / ROUNDS
 
 
-def trust(gain: np.ndarray, outage: np.ndarray) -> float:
-    """Return how far a gain is to be believed, between 0 and 1."""
+def trust(gain: np.ndarray, outage: np.ndarray, few: int = FEW) -> float:
+    """Return how far a gain is to be believed, between 0 and 1; with `few` outages half as far as with many."""
     gains = _by_outage(gain, outage)
     if gains.sum() <= 0:
         return 0.0
     # the mean among what is added: that of a single outage, or of equal ones, has an error, too
     error = np.sqrt(((gains - gains.mean()) ** 2).sum() + gains.mean() ** 2)
-    certainty = gains.sum() / error / (1 + FEW / len(gains))
+    certainty = gains.sum() / error / (1 + few / len(gains))
     return float(np.clip((certainty - DOUBTFUL) / (SURE - DOUBTFUL), 0.0, 1.0))
 
 
