@@ -111,6 +111,8 @@ class Net:
         Whether it takes future covariates.
     together
         Whether all components are one input, or each is a series of its own.
+    any_units
+        Whether it gets each series in a unit of its own, drawn between 0.001 and 1,000, instead of standardised.
     """
 
     cls: str
@@ -118,6 +120,7 @@ class Net:
     sees_gaps: bool = False
     takes_future: bool = True
     together: bool = False
+    any_units: bool = False
 
 
 @dataclass
@@ -136,6 +139,9 @@ def prepared(view: ForecastView, net: Net) -> Series:
     """Return what `net` reads of `view`, standardised by the training parts only."""
     fill = (lambda values, season: values) if net.sees_gaps else interpolated
     levels = [_level_and_scale(series.values()) for series in view.train]
+    if net.any_units:
+        rng = np.random.default_rng(0)
+        levels = [(np.zeros_like(centre), np.full_like(scale, 10 ** rng.uniform(-3, 3))) for centre, scale in levels]
     train = [
         (fill(series.values(), view.season) - centre) / scale
         for series, (centre, scale) in zip(view.train, levels, strict=True)

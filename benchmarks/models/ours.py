@@ -22,6 +22,11 @@ ABLATIONS: dict[str, tuple[str, Net]] = {
     "BiGRU, no masking": ("BiGRU", Net("BiGRUModel", {"masking_rate": 0.0}, sees_gaps=True)),
     "BiGRU, no patches": ("BiGRU", OURS["BiGRU"]),
     "BiGRU, loss not scaled": ("BiGRU", Net("BiGRUModel", {"loss_scale": None}, sees_gaps=True)),
+    "BiGRU, any units": ("BiGRU", Net("BiGRUModel", {}, sees_gaps=True, any_units=True)),
+    "BiGRU, any units, loss not scaled": (
+        "BiGRU",
+        Net("BiGRUModel", {"loss_scale": None}, sees_gaps=True, any_units=True),
+    ),
 }
 
 
