@@ -59,7 +59,9 @@ def test_device_of_the_trainer(has_cuda, has_mps, trainer, expected, machine):
     assert str(device_of(trainer)) == expected
 
 
-@pytest.mark.parametrize("accelerator", ["auto", "gpu", "cuda", CUDAAccelerator()], ids=str)
+@pytest.mark.parametrize(
+    "accelerator", ["auto", "gpu", "cuda", CUDAAccelerator()], ids=["auto", "gpu", "cuda", "CUDAAccelerator"]
+)
 @pytest.mark.parametrize(
     "devices", [1, 3, -1, "1", "2", "-1", "1,", "2,", "0,1", "3, 1", "2,0,", [1], [3, 0], (2,)], ids=repr
 )
