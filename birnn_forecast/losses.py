@@ -181,7 +181,11 @@ def masked_loss(
     weight = observed.to(target.dtype) * (observed.numel() / count)
     if sample_weight is not None:  # may be missing where the target is
         weight = fill(weight * sample_weight, observed, 0.0)
-    target = fill(target, observed, _inside_support(target, observed))
+    if parameter_roles(likelihood) == ("location", "scale"):
+        # a value of another window may be so far off that its density overflows, and nothing times that is no number
+        target = torch.where(observed, target, prediction[..., 0].detach())
+    else:
+        target = fill(target, observed, _inside_support(target, observed))
     if likelihood.type is LikelihoodType.Dirichlet:
         weight = weight.mean(dim=-1)
     return likelihood.compute_loss(prediction, target, weight)

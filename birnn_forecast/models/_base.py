@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, ClassVar
 
+import numpy as np
 from darts import TimeSeries
 from darts.models.forecasting.torch_forecasting_model import MixedCovariatesTorchModel
 from darts.utils.data.torch_datasets.utils import TorchTrainingSample, _parse_input_chunk_length
@@ -283,6 +284,7 @@ class GapAwareModel(ImputingMixin, BatchesMixin, CopiesMixin, MixedCovariatesTor
             network=self.network,
             network_params=self._network_params(),
             seasons=self.seasons,
+            names=self._training_names,
             **self.pl_module_params,
         )
         # those of a loaded model come with its weights
@@ -305,8 +307,11 @@ class GapAwareModel(ImputingMixin, BatchesMixin, CopiesMixin, MixedCovariatesTor
         return self._min_input_chunk_length
 
     def _setup_for_train(self, train_dataset, *args, **kwargs):
+        series = _series_of(train_dataset, "series")
+        if series:
+            covariates = (_series_of(train_dataset, name) for name in ("past_covariates", "future_covariates"))
+            self._take_names_of(series, *covariates)
         if self.model is None:
-            series = _series_of(train_dataset, "series")
             given = {name: _series_of(train_dataset, name) for name in ("past_covariates", "future_covariates")}
             # no input chunk reaches into the last horizon
             horizon = self.output_chunk_length + self.output_chunk_shift
@@ -386,21 +391,41 @@ class GapAwareModel(ImputingMixin, BatchesMixin, CopiesMixin, MixedCovariatesTor
         names, nothing = self._names, [None] * len(series)
         rows = [*zip(series, past_covariates or nothing, future_covariates or nothing, strict=False)]
         in_order = [names.sorted(*row, which=_which(i, series)) for i, row in enumerate(rows)]
+        sample_weight = self._weights_in_order(series, sample_weight)
         if len(in_order) < len(series) or all(
             new[k] is old[k] for new, old in zip(in_order, rows, strict=True) for k in range(3)
         ):
             return series, past_covariates, future_covariates, sample_weight
-        if sample_weight is not None and not isinstance(sample_weight, str):
-            weights = []
-            for one, weight in zip(series, sample_weight, strict=True):
-                # weights may have names of their own
-                given = names_of(weight) if {*names_of(weight)} == {*names_of(one)} else names_of(one)
-                place = {name: number for number, name in enumerate(given)}
-                shuffled = names.series is not None and weight.n_components > 1
-                weights.append(in_places(weight, [place[n] for n in names.series]) if shuffled else weight)
-            sample_weight = weights
         targets, past, future = (list(each) for each in zip(*in_order, strict=True))
         return targets, past if past_covariates else None, future if future_covariates else None, sample_weight
+
+    def _weights_in_order(self, series, sample_weight):
+        """Return weights of several components in the order of training: by their own names, if these are the same."""
+        expected = self._names.series
+        if sample_weight is None or isinstance(sample_weight, str) or expected is None:
+            return sample_weight
+        weights = []
+        for one, weight in zip(series, sample_weight, strict=False):  # Darts compares the numbers
+            given = names_of(weight) if {*names_of(weight)} == {*expected} else names_of(one)
+            if weight.n_components == len(expected) and {*given} == {*expected} and given != expected:
+                place = {name: number for number, name in enumerate(given)}
+                weight = in_places(weight, np.array([place[name] for name in expected]))
+            weights.append(weight)
+        return weights if len(weights) == len(sample_weight) else sample_weight
+
+    def _take_names_of(self, series, past_covariates, future_covariates) -> None:
+        """Take over the names of what a dataset holds, which cannot be put in another order any more."""
+        found = TrainingNames.of(
+            series, past_covariates or None, future_covariates or None, self._considers_static_covariates
+        )
+        for name, old, new in zip(found._fields, self._names, found, strict=True):
+            if self.model_created and old and new and old != new and {*old} == {*new}:
+                raise ValueError(
+                    f"The `{name}` of a dataset must have their components in the order of the first training "
+                    f"({', '.join(old)}), got {', '.join(new)}: put them in that order."
+                )
+        self._training_names = found._asdict()
+        self._names_are_due = False
 
     @property
     def _fills_dead(self) -> bool:
@@ -409,7 +434,8 @@ class GapAwareModel(ImputingMixin, BatchesMixin, CopiesMixin, MixedCovariatesTor
 
     def _check_ckpt_parameters(self, tfm_save):
         super()._check_ckpt_parameters(tfm_save)
-        self._training_names = getattr(tfm_save, "_training_names", None)
+        # those of the last training, which may have had others than the first
+        self._training_names = getattr(tfm_save, "_training_names", None) or self._training_names
 
     load = staticmethod(_allow_family(MixedCovariatesTorchModel.load))
     load_from_checkpoint = staticmethod(_allow_family(MixedCovariatesTorchModel.load_from_checkpoint))

@@ -1,7 +1,7 @@
 """Copies of fitted models that keep their network: ``copy``, ``pickle``, joblib and process pools."""
 
 import copy
-from contextvars import ContextVar
+import inspect
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from darts.models.forecasting.torch_forecasting_model import MixedCovariatesTorchModel as Base
 else:
     Base = object
-
-_saving: ContextVar[bool] = ContextVar("_saving", default=False)
 
 
 class CopiesMixin(Base):
@@ -29,15 +27,11 @@ class CopiesMixin(Base):
             # Darts has a trainer write the weights; a copy has none before it predicts
             self.trainer = self._setup_trainer(None, self.model, verbose=False, epochs=self.n_epochs)
             self.trainer.strategy.connect(self.model)
-        token = _saving.set(True)
-        try:
-            super().save(path, clean)
-        finally:
-            _saving.reset(token)
+        super().save(path, clean)
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        return state if _saving.get() else {**state, "model": self.model}
+        return state if _is_saved_by_darts() else {**state, "model": self.model}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({**state})
@@ -49,3 +43,16 @@ class CopiesMixin(Base):
         twin.__setstate__(self.__getstate__())
         twin.model = copy.deepcopy(twin.model)
         return twin
+
+
+def _is_saved_by_darts() -> bool:
+    """Return whether this is part of a ``save`` of Darts: of this model, or of an ensemble or wrapper that holds it.
+
+    Darts writes the weights to a file of their own then, and reads what it pickles with a list of allowed classes.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "save" and frame.f_globals.get("__name__", "").startswith("darts."):
+            return True
+        frame = frame.f_back
+    return False

@@ -34,7 +34,13 @@ from birnn_forecast.models._lean import LeanTraining
 from birnn_forecast.nn.brits import BRITSNetwork
 from birnn_forecast.nn.grin import GraphNetwork
 from birnn_forecast.nn.networks import Encoding, ForecastNetwork, Sizes, Window
-from birnn_forecast.nn.normalization import MaskedInstanceNorm, SeriesStatistics, ShrunkInstanceNorm, WindowStatistics
+from birnn_forecast.nn.normalization import (
+    MaskedInstanceNorm,
+    SeriesStatistics,
+    ShrunkInstanceNorm,
+    WindowStatistics,
+    rounding_of,
+)
 
 NETWORKS: dict[str, Any] = {"joint": ForecastNetwork, "nodes": GraphNetwork, "brits": BRITSNetwork}
 # in whose unit each part of a window is read
@@ -94,6 +100,8 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         Its parameters, those excepted that the data and the likelihood fix.
     seasons
         Steps of the seasons that its model follows; kept with the weights.
+    names
+        Names of the components that its model was fitted on; kept with the weights.
     **kwargs
         Those of Darts' ``PLForecastingModule``.
     """
@@ -106,6 +114,7 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         network_params: dict[str, Any],
         loss_scale: str | None = None,
         seasons: tuple[int, ...] = (),
+        names: dict[str, Any] | None = None,
         **kwargs,
     ):
         options = kwargs.get("use_reversible_instance_norm", False)
@@ -353,10 +362,11 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         if series is None or not isinstance(self.rin, MaskedInstanceNorm):
             return series
         mean, count = masked_mean(target, observed), observed.sum(dim=1, keepdim=True)
-        scale = masked_var(target, observed, mean).sqrt()
+        var = masked_var(target, observed, mean)
+        varies = (count > 1) & (var > rounding_of(mean).square())
         return series._replace(
             last_mean=torch.where(count > 1, mean, series.last_mean),
-            last_scale=torch.where(count > 1, scale, series.last_scale),
+            last_scale=torch.where(varies, var.sqrt(), series.last_scale),
         )
 
     def _unit(self, x_in: PLModuleInput, observed: Tensor, series: SeriesStatistics | None) -> Tensor | None:

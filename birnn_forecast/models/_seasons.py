@@ -55,6 +55,7 @@ class SeasonsMixin(Base):
 
     model_params: dict[str, Any]
     _found_seasons: tuple[int, ...] | None = None
+    _training_names: dict[str, Any] | None = None
 
     @property
     def seasons(self) -> tuple[int, ...]:
@@ -135,25 +136,23 @@ class SeasonsMixin(Base):
         trusted=False,
         **kwargs,
     ):
-        """Load weights as Darts does, and the seasons with them."""
-        before = self._found_seasons
+        """Load weights as Darts does, and the seasons and the names of components with them."""
+        before = self._found_seasons, self._training_names
         try:
+            folder, name = work_dir or os.path.join(os.getcwd(), DEFAULT_DARTS_FOLDER), model_name or self.model_name
+            file_name = file_name or _get_checkpoint_fname(folder, name, best=best)
+            automatic = file_name[:5] in ("last-", "best-")
+            path = os.path.join(_get_checkpoint_folder(folder, name), file_name) if automatic else file_name
+            checkpoint = load_ckpt_safely(load_fn=torch.load, path=path, trusted=trusted, **kwargs)
+            self._training_names = checkpoint["hyper_parameters"].get("names")
             if given_seasons(self.model_params["season_length"]) is None:
                 # the network must be made for the season that its weights were trained with
-                folder, name = (
-                    work_dir or os.path.join(os.getcwd(), DEFAULT_DARTS_FOLDER),
-                    model_name or self.model_name,
-                )
-                file_name = file_name or _get_checkpoint_fname(folder, name, best=best)
-                automatic = file_name[:5] in ("last-", "best-")
-                path = os.path.join(_get_checkpoint_folder(folder, name), file_name) if automatic else file_name
-                checkpoint = load_ckpt_safely(load_fn=torch.load, path=path, trusted=trusted, **kwargs)
                 self._found_seasons = _seasons_of(checkpoint["hyper_parameters"])
             super().load_weights_from_checkpoint(
                 model_name, work_dir, file_name, best, strict, load_encoders, skip_checks, trusted, **kwargs
             )
         except BaseException:
-            self._found_seasons = before
+            self._found_seasons, self._training_names = before
             raise
 
 

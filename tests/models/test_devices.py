@@ -90,7 +90,9 @@ def test_devices_of_strategies_are_those_of_predictions(machine):
         assert on_one_device({"strategy": strategy}) == {**expected, "strategy": "auto", "num_nodes": 1}
 
 
-@pytest.mark.parametrize("trainer", [{}, {"devices": "1"}, {"strategy": SingleDeviceStrategy("cpu")}], ids=str)
+@pytest.mark.parametrize(
+    "trainer", [{}, {"devices": "1"}, {"strategy": SingleDeviceStrategy("cpu")}], ids=["none", "one", "strategy"]
+)
 def test_impute_and_predict_on_the_trainers_device(trainer, monkeypatch):
     params = {**quiet_trainer(), **trainer}
     if "strategy" in trainer:
