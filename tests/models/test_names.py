@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from darts import TimeSeries
+from darts.utils.data import SequentialTorchTrainingDataset
 from darts.utils.likelihood_models import GaussianLikelihood, QuantileRegression
 
-from birnn_forecast import GRINModel
+from birnn_forecast import BiGRUModel, GRINModel
 from tests.conftest import make_model, make_series
 from tests.models.contract_helpers import assert_same, two_models
 
@@ -152,14 +153,37 @@ def test_the_name_of_a_single_component_does_not_matter(model_class):
 
 
 @two_models
+def test_names_of_a_dataset(model_class):
+    series = target(static=False)
+    dataset = SequentialTorchTrainingDataset(series, input_chunk_length=12, output_chunk_length=4)
+    model = make_model(model_class).fit_from_dataset(dataset)
+    assert_same_by_name(model.predict(4, series[ORDER]), model.predict(4, series))
+    with pytest.raises(ValueError, match="must have the components"):
+        model.predict(4, named(series, ["a", "b", "c"]))
+    other = SequentialTorchTrainingDataset(series[ORDER], input_chunk_length=12, output_chunk_length=4)
+    with pytest.raises(ValueError, match="must have their components in the order of the first training"):
+        model.fit_from_dataset(other)
+
+
+def test_weights_of_components_go_by_name():
+    series = target(static=False)
+    table = np.broadcast_to(np.array([1, 2, 0], dtype=np.float32), (60, 3))
+    weights = series.with_values(table.copy())
+    one = make_model(BiGRUModel).fit(series, sample_weight=weights)
+    two = make_model(BiGRUModel).fit(series, sample_weight=weights[ORDER])
+    assert_same(two.predict(4), one.predict(4))
+
+
+@two_models
 def test_names_are_saved_with_the_model(model_class, tmp_path):
     model = make_model(model_class).fit(target(static=False))
     path = str(tmp_path / "model.pt")
     model.save(path)
     loaded = model_class.load(path)
-    again = make_model(model_class)
+    again, unchecked = make_model(model_class), make_model(model_class)
     again.load_weights(path)
-    for one in (loaded, again):
+    unchecked.load_weights(path, skip_checks=True, load_encoders=False)
+    for one in (loaded, again, unchecked):
         assert_same_by_name(one.predict(4, target(static=False)[ORDER]), model.predict(4, target(static=False)))
         with pytest.raises(ValueError, match="must have the components"):
             one.predict(4, named(target(static=False), ["a", "b", "c"]))

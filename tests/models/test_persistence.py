@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from darts.models import ConformalNaiveModel, NaiveDrift, NaiveEnsembleModel
 from darts.models.forecasting.torch_forecasting_model import TorchForecastingModel
 from darts.utils.likelihood_models import GaussianLikelihood
 from darts.utils.serialization import clear_safe_globals
@@ -347,3 +348,17 @@ def test_darts_loads_what_the_plain_import_registers(tmp_path, imports, early):
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_ensembles_and_wrappers_are_saved_and_loaded(tmp_path):
+    """Darts pickles what holds the model, and writes the weights to a file of their own."""
+    series = make_series(60)
+    held = {
+        NaiveEnsembleModel: NaiveEnsembleModel([make_model(BiGRUModel), NaiveDrift()]).fit(series),
+        ConformalNaiveModel: ConformalNaiveModel(make_model(BiGRUModel).fit(series[:40]), quantiles=[0.1, 0.5, 0.9]),
+    }
+    for cls, model in held.items():
+        path = str(tmp_path / f"{cls.__name__}.pkl")
+        model.save(path)
+        loaded = cls.load(path)
+        np.testing.assert_allclose(loaded.predict(4, series).values(), model.predict(4, series).values(), rtol=1e-5)

@@ -9,6 +9,7 @@ from darts.utils.likelihood_models import (
     ExponentialLikelihood,
     GammaLikelihood,
     GaussianLikelihood,
+    GumbelLikelihood,
     HalfNormalLikelihood,
     LaplaceLikelihood,
     LogNormalLikelihood,
@@ -168,6 +169,33 @@ def test_units_with_covariates_and_validation(model_class):
         np.testing.assert_allclose((y - shifts[i]) / factors[i], x, atol=1e-6)
     for name in ("train_loss", "val_loss", "val_forecast_loss", "val_imputation_loss"):
         assert found[1][1][name] == pytest.approx(found[0][1][name], rel=1e-6), name
+
+
+@pytest.mark.parametrize("cls", [BiGRUModel, GRINModel])
+def test_units_of_series_with_still_nights(cls):
+    """Training windows that are constant are no measure of anything."""
+    hours = np.arange(150)
+    values = np.clip(np.sin(2 * np.pi * hours / 24), 0, None)[:, None] * [[1.0, 0.7]] + [[0.0, 1.0]]
+    values[60:100, 1] = values[60, 1]  # a sensor that is stuck
+    factors = np.array([1e-6, 1e6])
+    found = []
+    for factor in (np.ones(2), factors):
+        series = TimeSeries.from_values(values * factor)
+        model = make_model(cls, 8, 4, n_epochs=4).fit(series)
+        found.append([one.values() / factor for one in (model.predict(4, series[:110]), model.predict(4, series[:64]))])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-6)
+
+
+def test_missing_labels_of_windows_far_apart():
+    """What stands in for a missing label must not overflow in the unit of another window."""
+    rng = np.random.default_rng(0)
+    walks = [level + np.cumsum(rng.normal(size=(80, 1)), axis=0) for level in (5, 500)]
+    for walk in walks:
+        walk[rng.random(walk.shape) < 0.2] = np.nan
+    model = make_model(BiGRUModel, likelihood=GumbelLikelihood(), n_epochs=3)
+    model.fit([TimeSeries.from_values(walk) for walk in walks])
+    assert all(parameter.isfinite().all() for parameter in model.model.parameters())
 
 
 def test_counts_stay_counts():
