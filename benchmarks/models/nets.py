@@ -366,6 +366,9 @@ def forecasts(
         raw = raw[..., 0].reshape(len(raw), horizon, -1, 1 if point else len(LEVELS))
     if not net.together:
         raw = raw.reshape(-1, width, horizon, raw.shape[-1]).swapaxes(1, 2)
+    # of a component without any value in its context there is nothing but the level of the training part
+    silent = np.stack([np.isnan(context).all(axis=0) for context in series.contexts])
+    raw = np.where(silent[:, None, :, None] & np.isnan(raw), 0.0, raw)
     raw = raw * series.scale[:, None, :, None] + series.centre[:, None, :, None]
     if not np.isfinite(raw).all():
         raise RuntimeError(f"{np.mean(~np.isfinite(raw)):.0%} of the forecasts are not finite.")

@@ -33,6 +33,9 @@ DOUBTFUL, SURE, FEW, FEW_AT_ENDS = 0.5, 1.5, 8, 24
 # the same for simple estimates that are no interpolations: so many standard errors; and outages that are worth half
 UNLIKELY, LIKELY, HALF = 1.0, 2.5, 1.0
 NEVER = -1e9  # a logarithm of nothing
+# what the network has in any case, of a difference of up to the component's standard deviation: it alone knows of
+# covariates and other components
+LEAST_SHARE = 0.03
 # errors below this share of a component's scale are as good as none
 NO_ERROR = 1e-4
 
@@ -125,12 +128,12 @@ def calibrated(
     blend = _mixed(weights, simple, moved, component, number)
     center = np.full(moved.shape, np.nan)
     center[moved] = blend
+    network = ((central_value(raw, module) - level) / scale)[moved]
+    # a network may have nothing to say of a component of which a trial hides all
+    network = np.where(np.isnan(network), blend, network)
     if found is not None:
         before = np.einsum("vn,nv->v", weights[found.component, found.number], found.simple)
         choices = [LINEAR, *(i for i in simple.interpolations() if i != LINEAR)]
-        network = ((central_value(raw, module) - level) / scale)[moved]
-        # a network may have nothing to say of a component of which a trial hides all
-        network = np.where(np.isnan(network), blend, network)
         groups = [np.arange(len(scale))] if module.network.mixes_components else np.arange(len(scale))[:, None]
         candidates = np.stack([network, blend, *simple.at(moved, choices)])
         guess = np.where(np.isnan(found.network), before, found.network)
@@ -141,6 +144,7 @@ def calibrated(
                 continue
             shares = network_shares(found.of(there), tried[:, there])
             center[steps[here], component[here]] = np.einsum("vn,nv->v", shares[number[here]], candidates[:, here])
+    center[moved] += LEAST_SHARE * (network - center[moved]).clip(-1, 1)
     return moved_to(raw, np.where(moved, center * scale + level, np.nan), module)
 
 

@@ -221,15 +221,13 @@ random_state, verbose
     ) -> list[TimeSeries]:
         """Fill each missing value from the window that ends with it: no estimate knows what comes after.
 
-        Before its first observed value nothing is known of a component, and it stays as it is.
+        Before its first observed value nothing is known of a component but the level of the training data. That goes
+        for one without any value, too: whether there will be some is not known either.
         """
         self._check_can_impute(1, False)
         given = self._imputation_inputs(series, past_covariates, future_covariates)
         wanted = [wanted_values(one, None, None) for one in given.series]
-        if not self._fills_dead:
-            begun = [(~np.isnan(one.values(copy=False))).cumsum(axis=0) > 0 for one in given.series]
-            wanted = [asked & since for asked, since in zip(wanted, begun, strict=True)]
-        sources = self._sources(given, wanted)
+        sources = self._sources(given, wanted, leaves_dead=False)
         raws = given.in_callers_order(self._estimates(given.series, sources, None, batch_size, verbose))
         return [self._filled(one, raw, 1, False) for one, raw in zip(given.callers, raws, strict=True)]
 
@@ -331,9 +329,11 @@ random_state, verbose
         in_order = [names.sorted(*row, "" if single else f"[{i}]", known) for i, row in enumerate(rows)]
         return Given(single, targets, *(list(each) for each in zip(*in_order, strict=True)))
 
-    def _sources(self, given: "Given", wanted: Sequence[np.ndarray]) -> list[Source]:
+    def _sources(self, given: "Given", wanted: Sequence[np.ndarray], leaves_dead: bool = True) -> list[Source]:
         shapes = self.model.train_sample_shape
-        dead = warn_of_dead_components(given.series, "filled", self._fills_dead)
+        dead = [np.zeros(one.n_components, dtype=bool) for one in given.series]
+        if leaves_dead:
+            dead = warn_of_dead_components(given.series, "filled", self._fills_dead)
         sources = []
         rows = zip(given.series, given.past_covariates, given.future_covariates, wanted, dead, strict=True)
         for one, past_one, future_one, wanted_one, dead_one in rows:

@@ -383,7 +383,7 @@ class GapAwareModule(LeanTraining, PLForecastingModule):
         unit = self._unit(x_in, observed, series)
         series = self._known_of_hidden(series, x_in.past_target, observed)
         alone: Tensor | None = _every_row(x_in)
-        if training:  # windows to impute know their series, windows to forecast from do not
+        if training and self.reconstructs:  # windows to impute know their series, windows to forecast from do not
             alone = torch.rand(len(observed), 1, 1, device=observed.device) < 0.5 if self._mixes_units else None
         reading = self._read(x_in, visible if training else observed, series, alone=alone)
         raw = self.network.forecast(reading.window, reading.encoding)

@@ -284,8 +284,13 @@ class GRINModel(GapAwareModel):
         finally:
             self.model._trainer = trainer
         n = series.n_components
-        nothing = torch.zeros(n), torch.ones(n)  # the history of each series takes their place
-        Nodes(*nothing, self._distances(series), torch.eye(n), False).put_into(module)
+        level, scale = torch.zeros(n), torch.ones(n)
+        if module.rin is not None:
+            # what those of training have in common stands in for a series that shows nothing at all
+            known = module.rin.typical_mean.flatten().double().cpu(), module.rin.typical_scale.flatten().double().cpu()
+            level = known[0].mean().expand(n)
+            scale = (known[1].square().mean() + known[0].var(correction=0)).sqrt().expand(n)
+        Nodes(level, scale, self._distances(series), torch.eye(n), False).put_into(module)
         return module
 
 

@@ -160,15 +160,15 @@ class MaskedInstanceNorm(InstanceNorm):
         if is_whole(varies):
             return self._normalised(x, observed, mean, (var + self.eps).sqrt(), ~varies)
         count = observed.sum(dim=1, keepdim=True)
-        last_level, last_scale = (
-            self._borrowed(mean, count) if series is None else (series.last_mean, series.last_scale)
-        )
+        last_level, last_scale = self._borrowed(mean, count)
+        flat = (count > 1) & ~varies
+        if series is not None:
+            flat = flat | ((count < 2) & (series.last_scale == 0))  # nothing but equal values, ever
+            last_level = torch.where(torch.isnan(series.last_mean), last_level, series.last_mean)
+            last_scale = torch.where(torch.isnan(series.last_scale), last_scale, series.last_scale)
         if level is not None:
             last_level = torch.where(torch.isnan(level), last_level, level)
-        mean = torch.where(count > 0, mean, torch.nan_to_num(last_level))
-        flat = (count > 1) & ~varies
-        if series is not None:  # nothing but equal values, ever
-            flat = flat | ((count < 2) & (last_scale == 0))
+        mean = torch.where(count > 0, mean, last_level)
         scale = torch.where(varies, (var + self.eps).sqrt(), positive(last_scale, mean))
         return self._normalised(x, observed, mean, scale, flat)
 

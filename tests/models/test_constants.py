@@ -9,9 +9,9 @@ from darts import TimeSeries
 from darts.utils.likelihood_models import GaussianLikelihood, QuantileRegression
 from darts.utils.likelihood_models.torch import LaplaceLikelihood
 
-from birnn_forecast import BiGRUModel, GRINModel
+from birnn_forecast import GRINModel
 from tests.conftest import make_model, make_series
-from tests.models.contract_helpers import FUTURE, PAST, change, two_models
+from tests.models.contract_helpers import change, two_models
 
 LIKELIHOODS = {
     "none": None,
@@ -154,11 +154,3 @@ def test_the_level_is_the_last_one(model_class):
     for forecast in model.historical_forecasts(silent, **options):
         end = silent.get_index_at_point(forecast.start_time())
         np.testing.assert_allclose(forecast.values(), model.predict(2, silent[:end]).values(), rtol=1e-4)
-
-
-def test_forwards_nothing_is_known_before_the_first_value():
-    model = make_model(BiGRUModel).fit(make_series(120), past_covariates=PAST, future_covariates=FUTURE)
-    series = change(make_series(120, missing=0.2), slice(0, 10), np.nan)
-    (full,) = model._impute_forward(series, PAST, FUTURE)
-    assert np.isnan(full.values()[:10]).all()
-    assert np.isfinite(full.values()[10 + 5 :]).all()

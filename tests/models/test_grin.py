@@ -277,7 +277,7 @@ def test_components_that_tell_nothing():
     for options in ({}, {"recurrence": "feedback"}, {"graph": "learned"}):
         model = grin(TimeSeries.from_values(values), **options)
         assert_finite_weights(model)
-        with pytest.warns(UserWarning, match="as NaN: 's2'"):
+        with pytest.warns(UserWarning, match="as NaN: '2'"):
             full = model.impute().values()
         assert np.isnan(full[:, 2]).all()
         assert np.isfinite(np.delete(full, 2, axis=1)).all()
